@@ -1,0 +1,346 @@
+"""A payment channel and its rules. Pure: a change is a new value, and `now` is an argument.
+
+A payer puts a deposit on chain once. From then on each request carries a *voucher*: the payer's
+signature under a running total. The provider holds the price while the request runs, charges what
+it really cost when the answer leaves, and some day claims the charged total on chain with the
+highest voucher. Always:
+
+    claimed <= charged <= charged + held <= voucher.amount <= balance
+
+    voucher.amount   what the payer has promised so far          (the payer's signature decides)
+    held             prices of the requests that run right now   (the provider's store decides)
+    charged          what requests have cost so far              (the provider's store decides)
+    claimed, balance what the contract has recorded              (the chain decides)
+
+So a channel serves many requests at once. A voucher is good once: the *window* remembers the
+amounts of recent vouchers, as IPsec and WireGuard remember sequence numbers, so vouchers that
+overtake each other are each accepted and a captured one is not accepted again. What falls out at
+the window's lower end raises its *floor*, which never sinks again, whatever happens to the channel.
+
+Sources: batch-settlement specification, "Server: State & Forwarding"; its rule for a serial client
+(`amount == charged + price`) is one way to satisfy these rules. RFC 6479 for the window.
+"""
+
+from bisect import bisect_left, insort
+from typing import Final, Never
+
+import msgspec
+
+from paywall.protocol import eip712
+from paywall.protocol.errors import HoldLost, PaymentError, Reason, Refused
+from paywall.protocol.limits import (
+    HOLD_SECONDS,
+    MAX_HOLDS,
+    REFUND_HOLD_SECONDS,
+    WINDOW_VOUCHERS,
+)
+from paywall.protocol.money import Address, chain_id_of
+
+HOLD_MS: Final = HOLD_SECONDS * 1000
+REFUND_MS: Final = REFUND_HOLD_SECONDS * 1000
+
+
+class ChannelConfig(msgspec.Struct, frozen=True):
+    """Who pays whom, in what, under whose signatures. It never changes; its digest is the id."""
+
+    payer: Address
+    payer_authorizer: Address
+    receiver: Address
+    receiver_authorizer: Address
+    token: Address
+    withdraw_delay_seconds: int
+    salt: bytes
+
+    def channel_id(self, network: str) -> bytes:
+        domain = eip712.settlement_domain(chain_id_of(network))
+        return eip712.channel_id(domain, *msgspec.structs.astuple(self))
+
+
+class Voucher(msgspec.Struct, frozen=True):
+    """A promise of `amount` in all, since the channel began, with the payer's signature."""
+
+    amount: int
+    signature: bytes
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """The price of a request that is running; `amount` is the total of the voucher it came with."""
+
+    price: int
+    amount: int
+    deadline_ms: int
+
+
+class ChainState(msgspec.Struct, frozen=True):
+    """What the contract records of a channel, as read at `block`, at `read_at_ms` by our clock."""
+
+    balance: int
+    claimed: int
+    withdraw_amount: int
+    withdraw_requested_at: int
+    refund_nonce: int
+    block: int
+    read_at_ms: int
+
+
+class Refunding(msgspec.Struct, frozen=True):
+    """A part of the balance that is on its way back to the payer."""
+
+    amount: int
+    deadline_ms: int
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One channel as the provider knows it."""
+
+    channel_id: bytes
+    network: str
+    config: ChannelConfig
+    chain: ChainState
+    charged: int = 0
+    voucher: Voucher | None = None
+    holds: dict[str, Hold] = {}
+    seen: tuple[int, ...] = ()
+    floor: int = 0
+    refunding: Refunding | None = None
+    used_at_ms: int = 0
+
+    @property
+    def balance(self) -> int:
+        """All that was ever deposited, less refunds and withdrawals."""
+        return self.chain.balance
+
+    @property
+    def claimed(self) -> int:
+        return self.chain.claimed
+
+    @property
+    def signed(self) -> int:
+        """The highest total that the payer has promised."""
+        return self.voucher.amount if self.voucher else self.charged
+
+    @property
+    def held(self) -> int:
+        return sum(hold.price for hold in self.holds.values())
+
+    @property
+    def committed(self) -> int:
+        """What is charged, and what will be if every running request succeeds."""
+        return self.charged + self.held
+
+    @property
+    def remaining(self) -> int:
+        """What the payer may still promise."""
+        return self.balance - self.committed - (self.refunding.amount if self.refunding else 0)
+
+    @property
+    def unclaimed(self) -> int:
+        return self.charged - self.claimed
+
+    def closing_at_ms(self) -> int | None:
+        """From when on a pending withdrawal leaves too little time to claim; None without one.
+
+        The last third of the delay is the margin in which everything must be claimed.
+        """
+        if not self.chain.withdraw_requested_at:
+            return None
+        delay = self.config.withdraw_delay_seconds
+        return (self.chain.withdraw_requested_at + delay - delay // 3) * 1000
+
+    def stale_at_ms(self) -> int:
+        """From when on the chain must be asked again: a withdrawal could be a third through."""
+        return self.chain.read_at_ms + self.config.withdraw_delay_seconds * 1000 // 3
+
+
+class RefusedByChannel(Refused):
+    """A refusal that shows the payer its own channel, so that both can agree on the total again."""
+
+    def __init__(self, reason: Reason, channel: Channel) -> None:
+        super().__init__(reason)
+        self.channel = channel
+
+
+class NeedsChain(PaymentError):
+    """The channel is unknown, or was last seen on chain too long ago, to decide anything now."""
+
+
+def check(channel: Channel) -> Channel:
+    """The sentences about money that hold after every step; a failure is our own mistake."""
+    assert channel.claimed <= channel.charged, "more was claimed than charged"
+    assert channel.committed <= channel.signed, "more is owed than was promised"
+    assert len(channel.holds) <= MAX_HOLDS, "too many requests in flight"
+    assert len(channel.seen) <= WINDOW_VOUCHERS, "the window grew"
+    assert all(hold.amount > 0 < hold.price for hold in channel.holds.values())
+    return channel
+
+
+def open_channel(
+    channel_id: bytes, network: str, config: ChannelConfig, chain: ChainState, evidence: int
+) -> Channel:
+    """A record for a channel that the store does not know.
+
+    `evidence` is the total that the payer's own signature implies was charged before (voucher less
+    price; zero for a channel that just began). Nothing at or below it is accepted again.
+    """
+    charged = max(chain.claimed, min(evidence, chain.balance))
+    return Channel(channel_id, network, config, chain, charged=charged, floor=charged)
+
+
+def observe(channel: Channel, chain: ChainState) -> Channel:
+    """Takes over what the chain says; an older reading than the last one is ignored."""
+    if chain.block < channel.chain.block:
+        return channel
+    return msgspec.structs.replace(
+        channel, chain=chain, charged=max(channel.charged, chain.claimed)
+    )
+
+
+def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms: int) -> Channel:
+    """Admits a request: holds its price and remembers its voucher.
+
+    The signature was checked before. Asking again for the same request gives the same answer.
+    Raises RefusedByChannel, or NeedsChain when what the chain said last is too old.
+    """
+    assert price > 0
+    held = channel.holds.get(request)
+    if held is not None:
+        if held.price == price and held.amount == voucher.amount:
+            return channel
+        _refuse(Reason.PAYMENT_ID_REUSED, channel)
+    if now_ms >= channel.stale_at_ms():
+        raise NeedsChain("what the chain said last is too old")
+    channel = _without_expired(channel, now_ms)
+    _refuse_unfit(channel, voucher.amount, price, now_ms)
+    seen, floor = _remember(channel.seen, channel.floor, voucher.amount)
+    hold = Hold(price, voucher.amount, now_ms + HOLD_MS)
+    return msgspec.structs.replace(
+        channel,
+        voucher=voucher
+        if voucher.amount > channel.signed or not channel.voucher
+        else channel.voucher,
+        holds={**channel.holds, request: hold},
+        seen=seen,
+        floor=floor,
+        used_at_ms=now_ms,
+    )
+
+
+def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> None:
+    """The five conditions under which a voucher buys nothing, in the order that helps the payer."""
+    closing = channel.closing_at_ms()
+    if closing is not None and now_ms >= closing:
+        _refuse(Reason.CHANNEL_CLOSING, channel)
+    if amount > channel.balance - (channel.refunding.amount if channel.refunding else 0):
+        _refuse(Reason.EXCEEDS_BALANCE, channel)
+    if amount <= channel.claimed:
+        _refuse(Reason.BELOW_CLAIMED, channel)
+    if not _fresh(channel, amount):
+        _refuse(Reason.CUMULATIVE_MISMATCH, channel)
+    if channel.committed + price > max(amount, channel.signed):
+        _refuse(Reason.CUMULATIVE_MISMATCH, channel)
+    if len(channel.holds) >= MAX_HOLDS:
+        _refuse(Reason.CHANNEL_BUSY, channel)
+
+
+def charge(channel: Channel, request: str, amount: int) -> Channel:
+    """Turns a hold into a charge of `amount`, at most its price. Raises HoldLost.
+
+    A charge of nothing is a release: the voucher bought nothing, so it may buy something later.
+    """
+    hold = _hold(channel, request)
+    assert 0 <= amount <= hold.price, "a charge is never above its price"
+    if amount == 0:
+        return release(channel, request)
+    return msgspec.structs.replace(
+        channel, charged=channel.charged + amount, holds=_without(channel.holds, request)
+    )
+
+
+def release(channel: Channel, request: str) -> Channel:
+    """Drops a hold uncharged and makes its voucher good again. Raises HoldLost."""
+    hold = _hold(channel, request)
+    return msgspec.structs.replace(
+        channel,
+        holds=_without(channel.holds, request),
+        seen=tuple(amount for amount in channel.seen if amount != hold.amount),
+    )
+
+
+def renew(channel: Channel, request: str, now_ms: int) -> Channel:
+    """Keeps the hold of a request that still runs. Raises HoldLost."""
+    hold = _hold(channel, request)
+    kept = Hold(hold.price, hold.amount, now_ms + HOLD_MS)
+    return msgspec.structs.replace(channel, holds={**channel.holds, request: kept})
+
+
+def begin_refund(channel: Channel, voucher: Voucher, amount: int | None, now_ms: int) -> Channel:
+    """Sets aside what goes back to the payer (all that is left when `amount` is None).
+
+    The voucher is zero-charge: it promises exactly what was charged. It takes the place of all
+    earlier ones, which buy nothing from now on. Raises RefusedByChannel.
+    """
+    channel = _without_expired(channel, now_ms)
+    if channel.holds or channel.refunding:
+        _refuse(Reason.CHANNEL_BUSY, channel)
+    if voucher.amount != channel.charged:
+        _refuse(Reason.CUMULATIVE_MISMATCH, channel)
+    left = channel.balance - channel.charged
+    if left <= 0:
+        _refuse(Reason.REFUND_NOTHING_LEFT, channel)
+    if amount is not None and not 0 < amount <= left:
+        _refuse(Reason.REFUND_AMOUNT, channel)
+    return msgspec.structs.replace(
+        channel,
+        voucher=voucher,
+        seen=(),
+        floor=max(channel.floor, channel.signed, *channel.seen),
+        refunding=Refunding(amount or left, now_ms + REFUND_MS),
+    )
+
+
+def end_refund(channel: Channel, chain: ChainState | None) -> Channel:
+    """The refund was mined and `chain` is what the contract says now, or it was given up (None)."""
+    channel = msgspec.structs.replace(channel, refunding=None)
+    return observe(channel, chain) if chain else channel
+
+
+def _refuse(reason: Reason, channel: Channel) -> Never:
+    raise RefusedByChannel(reason, channel)
+
+
+def _hold(channel: Channel, request: str) -> Hold:
+    hold = channel.holds.get(request)
+    if hold is None:
+        raise HoldLost("the hold of this request is gone")
+    return hold
+
+
+def _without(holds: dict[str, Hold], request: str) -> dict[str, Hold]:
+    return {key: hold for key, hold in holds.items() if key != request}
+
+
+def _without_expired(channel: Channel, now_ms: int) -> Channel:
+    """Without holds whose worker has died. Their vouchers stay used: nobody knows what was served."""
+    live = {key: hold for key, hold in channel.holds.items() if hold.deadline_ms > now_ms}
+    refunding = channel.refunding
+    if refunding and refunding.deadline_ms <= now_ms:
+        refunding = None
+    if len(live) == len(channel.holds) and refunding is channel.refunding:
+        return channel
+    return msgspec.structs.replace(channel, holds=live, refunding=refunding)
+
+
+def _fresh(channel: Channel, amount: int) -> bool:
+    if amount <= channel.floor:
+        return False
+    at = bisect_left(channel.seen, amount)
+    return at == len(channel.seen) or channel.seen[at] != amount
+
+
+def _remember(seen: tuple[int, ...], floor: int, amount: int) -> tuple[tuple[int, ...], int]:
+    """The window with one more amount; what falls out below raises the floor."""
+    amounts = list(seen)
+    insort(amounts, amount)
+    if len(amounts) > WINDOW_VOUCHERS:
+        floor = amounts.pop(0)
+    return tuple(amounts), floor

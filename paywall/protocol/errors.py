@@ -1,0 +1,193 @@
+"""The errors of paywall, one tree.
+
+    PaymentError
+     ├── ConfigurationError     the owner's settings cannot work; raised at start, not later
+     ├── Refused(Reason)        the other side's fault: a 4xx with a reason, nothing charged
+     ├── Unavailable            our own fault on the provider's side: a 503 that invites a retry
+     │    └── StoreUnavailable, ChainUnavailable
+     ├── HoldLost               a charge came after its hold was dropped: the late worker is fenced
+     └── AgentError             the agent's side
+          ├── OverBudget        the owner's ceilings do not allow this payment; nothing was signed
+          ├── NoAcceptableOffer the provider asks for nothing that policy allows
+          ├── InvalidQuote      the provider's 402 cannot be understood
+          ├── PaymentRefused    the provider refused a payment, and why
+          ├── ProviderMisbehaved the provider broke the rules; the channel is stopped
+          └── PaymentLost       paid, and no answer came, even after sending it again
+
+There is one way to refuse, `raise Refused(Reason.X)`, and one place that catches it: the edge that
+answers. A `Reason` knows its word on the wire and the HTTP status that goes with it.
+"""
+
+from enum import Enum
+from typing import Final
+
+_EVM: Final = "invalid_batch_settlement_evm_"
+
+
+class Reason(Enum):
+    """Why a payment was refused: word on the wire, HTTP status, text for people.
+
+    The words are those of x402 v2 §9 and of the batch-settlement EVM table.
+    """
+
+    MALFORMED_PAYMENT = ("invalid_payload", 400, "The payment header cannot be read.")
+    DUPLICATE_PAYMENT = ("invalid_payload", 400, "More than one payment header was sent.")
+    UNSUPPORTED_VERSION = ("invalid_x402_version", 400, "Only x402 version 2 is spoken here.")
+    HEADER_TOO_LARGE = ("invalid_payload", 431, "The request's headers are too large.")
+    BODY_TOO_LARGE = ("request_body_too_large", 413, "The body is too large for a price by body.")
+    MALFORMED_PATH = ("invalid_path", 400, "The request's path is malformed or ambiguous.")
+    PAYMENT_ID = ("invalid_payment_identifier", 400, "A payment id is 16 to 128 of A-Za-z0-9_-.")
+    PAYMENT_ID_REUSED = ("payment_identifier_conflict", 409, "This id belongs to another payment.")
+
+    OFFER_MISMATCH = (
+        "invalid_payment_requirements",
+        402,
+        "The payment accepts terms that are not offered here now.",
+    )
+    UNSUPPORTED_SCHEME = ("unsupported_scheme", 402, "This payment scheme is not offered here.")
+    PAYLOAD_TYPE = (_EVM + "payload_type", 402, "The payment's type is unknown.")
+    VOUCHER_PAYLOAD = (_EVM + "voucher_payload", 402, "The voucher is malformed.")
+    DEPOSIT_PAYLOAD = (_EVM + "deposit_payload", 402, "The deposit is malformed.")
+    REFUND_PAYLOAD = (_EVM + "refund_payload", 402, "The refund request is malformed.")
+    CHANNEL_ID_MISMATCH = (
+        _EVM + "channel_id_mismatch",
+        402,
+        "The channel id does not belong to the channel's terms.",
+    )
+    RECEIVER_MISMATCH = (_EVM + "receiver_mismatch", 402, "The channel pays somebody else.")
+    RECEIVER_AUTHORIZER_MISMATCH = (
+        _EVM + "receiver_authorizer_mismatch",
+        402,
+        "The channel names another receiver authorizer.",
+    )
+    TOKEN_MISMATCH = (_EVM + "token_mismatch", 402, "The channel holds another token.")
+    WITHDRAW_DELAY_MISMATCH = (
+        _EVM + "withdraw_delay_mismatch",
+        402,
+        "The channel has another withdraw delay.",
+    )
+    VOUCHER_SIGNATURE = (
+        _EVM + "voucher_signature",
+        402,
+        "The voucher is not signed by the channel's payer authorizer.",
+    )
+    DEPOSIT_SIGNATURE = (
+        _EVM + "receive_authorization_signature",
+        402,
+        "The deposit is not signed by the payer.",
+    )
+    DEPOSIT_NOT_YET_VALID = (
+        _EVM + "payload_authorization_valid_after",
+        402,
+        "The deposit's authorization is not valid yet.",
+    )
+    DEPOSIT_EXPIRED = (
+        _EVM + "payload_authorization_valid_before",
+        402,
+        "The deposit's authorization has expired, or is about to.",
+    )
+    DEPOSIT_TOO_SMALL = (_EVM + "deposit_below_min_deposit", 402, "The deposit is too small.")
+    DEPOSIT_TOO_LARGE = (_EVM + "deposit_payload", 402, "The deposit is above what we accept.")
+    DEPOSIT_FAILED = (
+        _EVM + "deposit_transaction_failed",
+        402,
+        "The deposit was refused by the chain.",
+    )
+    PAYER_BALANCE = (_EVM + "insufficient_balance", 402, "The payer has too little of the token.")
+    CHANNEL_NOT_FOUND = (_EVM + "channel_not_found", 402, "No funded channel has this id.")
+    CUMULATIVE_MISMATCH = (
+        _EVM + "cumulative_amount_mismatch",
+        402,
+        "The voucher's total does not cover what was charged plus the price, or was used before.",
+    )
+    EXCEEDS_BALANCE = (
+        _EVM + "cumulative_exceeds_balance",
+        402,
+        "The voucher's total is above the channel's balance: top it up.",
+    )
+    BELOW_CLAIMED = (
+        _EVM + "cumulative_below_claimed",
+        402,
+        "The voucher's total is not above what is already claimed.",
+    )
+    CHANNEL_BUSY = (
+        _EVM + "channel_busy",
+        402,
+        "Too many requests of this channel are in flight: wait for one to end.",
+    )
+    CHANNEL_CLOSING = (
+        _EVM + "channel_busy",
+        402,
+        "A withdrawal or refund of this channel is under way.",
+    )
+    REFUND_NOTHING_LEFT = (_EVM + "refund_no_balance", 402, "Nothing is left to refund.")
+    REFUND_AMOUNT = (_EVM + "refund_amount_invalid", 402, "More is asked back than is left.")
+
+    def __init__(self, code: str, status: int, text: str) -> None:
+        self.code = code
+        self.status = status
+        self.text = text
+
+
+class PaymentError(Exception):
+    """The root of the tree."""
+
+
+class ConfigurationError(PaymentError, ValueError):
+    """The owner's settings cannot work; the text says which and how to mend it."""
+
+
+class Refused(PaymentError):
+    """The other side's fault. `detail` adds facts that the sender already knows, never secrets."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.text} {detail}".rstrip())
+        self.reason = reason
+
+
+class Unavailable(PaymentError):
+    """Our own fault: nothing was charged, and trying again later is right."""
+
+
+class StoreUnavailable(Unavailable):
+    """The store did not answer, or not in time."""
+
+
+class ChainUnavailable(Unavailable):
+    """The chain, or the way to it, did not answer, or not in time."""
+
+
+class HoldLost(PaymentError):
+    """The hold of this request is gone: it expired, or was charged or released before."""
+
+
+class AgentError(PaymentError):
+    """Something that stops an agent from paying, or from getting what it paid for."""
+
+
+class OverBudget(AgentError):
+    """The owner's ceilings do not allow this payment. Nothing was signed."""
+
+
+class NoAcceptableOffer(AgentError):
+    """None of the provider's offers is one that the wallet's policy allows. Nothing was signed."""
+
+
+class InvalidQuote(AgentError):
+    """The provider answered 402 with a quote that cannot be understood."""
+
+
+class PaymentRefused(AgentError):
+    """The provider refused a payment; `reason` is the word that it gave."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ProviderMisbehaved(AgentError):
+    """The provider charged more than agreed, or forged a total. The channel is stopped."""
+
+
+class PaymentLost(AgentError):
+    """A payment left, and no answer came back, even to the same payment sent again."""

@@ -1,0 +1,69 @@
+"""Every bound of the system in one place, and how the bounds relate.
+
+A bound that is not written here does not exist. Units stand last in each name. The assertions at
+the end are the sentences that must stay true when somebody changes a number.
+"""
+
+from typing import Final
+
+UINT128_MAX: Final = 2**128 - 1
+UINT256_MAX: Final = 2**256 - 1
+
+# -- What a stranger may send us -----------------------------------------------------------------
+MAX_PAYMENT_HEADER_BYTES: Final = 16 * 1024
+"""A payment header longer than this is refused before it is decoded."""
+MAX_HEADERS: Final = 200
+"""A request with more headers than this is refused on a priced route."""
+MAX_PRICED_BODY_BYTES: Final = 1024 * 1024
+"""How much of a body is read for a price that depends on the body."""
+MAX_PATH_BYTES: Final = 8 * 1024
+MAX_PATH_DECODINGS: Final = 4
+"""How many layers of percent-encoding are taken off a path before it counts as malformed."""
+MAX_AMOUNT_DIGITS: Final = 39
+"""Digits of 2^128 - 1; a longer amount is refused before it becomes an integer."""
+MAX_JSON_DEPTH: Final = 32
+MAX_TEXT_BYTES: Final = 2048
+"""A description or an error text on the wire."""
+MIN_PAYMENT_ID_CHARS: Final = 16
+MAX_PAYMENT_ID_CHARS: Final = 128
+
+# -- What a provider may send to an agent --------------------------------------------------------
+MAX_QUOTE_HEADER_BYTES: Final = 64 * 1024
+MAX_OFFERS: Final = 32
+
+# -- A channel -----------------------------------------------------------------------------------
+MIN_WITHDRAW_DELAY_SECONDS: Final = 900
+MAX_WITHDRAW_DELAY_SECONDS: Final = 2_592_000
+"""Both from the batch-settlement contract: 15 minutes to 30 days."""
+WINDOW_VOUCHERS: Final = 128
+"""How many recent voucher amounts a channel remembers against replay."""
+MAX_HOLDS: Final = 64
+"""How many requests one channel may have in flight."""
+HOLD_SECONDS: Final = 60
+"""A hold that nobody renews is dropped after this long."""
+HOLD_RENEW_SECONDS: Final = 20
+REFUND_HOLD_SECONDS: Final = 300
+"""How long a refund that is on its way to the chain keeps its part of the balance."""
+
+# -- Time ----------------------------------------------------------------------------------------
+MAX_CLOCK_SKEW_SECONDS: Final = 30
+MIN_AUTHORIZATION_LEFT_SECONDS: Final = 6
+"""A token authorization that expires sooner than this could not be mined in time."""
+DEFAULT_TIMEOUT_SECONDS: Final = 300
+"""`maxTimeoutSeconds` of our offers."""
+MAX_AUTHORIZATION_SECONDS: Final = 24 * 3600
+"""The longest life of a token authorization that an agent signs."""
+RETRY_AFTER_SECONDS: Final = 2
+CHAIN_TIMEOUT_SECONDS: Final = 60
+STORE_BUSY_SECONDS: Final = 10
+
+# -- Claims --------------------------------------------------------------------------------------
+MAX_CLAIM_ROWS: Final = 100
+"""Rows in one claim transaction; the official facilitators take no more."""
+
+assert MAX_HOLDS < WINDOW_VOUCHERS, "every voucher in flight must fit into the window"
+assert 2 * HOLD_RENEW_SECONDS < HOLD_SECONDS, "one missed renewal must not drop a hold"
+assert len(str(UINT128_MAX)) == MAX_AMOUNT_DIGITS
+assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive its transactions"
+assert MIN_WITHDRAW_DELAY_SECONDS > REFUND_HOLD_SECONDS + HOLD_SECONDS
+assert DEFAULT_TIMEOUT_SECONDS <= MAX_AUTHORIZATION_SECONDS

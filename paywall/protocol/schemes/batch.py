@@ -1,0 +1,543 @@
+"""The scheme `batch-settlement` on EVM: vouchers over a payment channel, both sides of the wire.
+
+The provider's side turns a payload into a value: a voucher whose shape, terms and signature are
+right, perhaps with a deposit to put on chain first, or a wish for a refund. Whether the voucher
+buys anything is the channel's business. The agent's side makes those payloads.
+
+Sources: batch-settlement EVM specification, "402 Response", "Client: Payment Construction",
+"Server: State & Forwarding", "Payment Response Contract", "Error Codes".
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from coincurve import PrivateKey
+from msgspec import UNSET, Raw, UnsetType
+
+from paywall.protocol import eip712
+from paywall.protocol.channel import Channel, ChannelConfig, Voucher
+from paywall.protocol.errors import ConfigurationError, Reason, Refused
+from paywall.protocol.limits import (
+    DEFAULT_TIMEOUT_SECONDS,
+    MAX_CLOCK_SKEW_SECONDS,
+    MAX_HOLDS,
+    MAX_WITHDRAW_DELAY_SECONDS,
+    MIN_AUTHORIZATION_LEFT_SECONDS,
+    MIN_WITHDRAW_DELAY_SECONDS,
+    UINT128_MAX,
+    UINT256_MAX,
+)
+from paywall.protocol.money import ZERO_ADDRESS, Address, Asset, parse_address, parse_amount
+from paywall.protocol.x402 import (
+    Malformed,
+    PaymentRequirements,
+    decode_json,
+    encode_json,
+    parse_bytes,
+    show_address,
+    show_bytes,
+)
+
+SCHEME: Final = "batch-settlement"
+
+
+# -- Wire ----------------------------------------------------------------------------------------
+
+
+class BatchExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+    """`extra` of an offer. `in_flight` is ours: how many vouchers may be under way at once."""
+
+    name: str
+    version: str
+    receiver_authorizer: str
+    withdraw_delay: int
+    min_deposit: str | UnsetType | None = UNSET
+    asset_transfer_method: str | UnsetType | None = UNSET
+    in_flight: int | UnsetType | None = UNSET
+    channel_state: "ChannelStateWire | UnsetType | None" = UNSET
+    voucher_state: "VoucherStateWire | UnsetType | None" = UNSET
+
+
+class ChannelStateWire(msgspec.Struct, rename="camel", frozen=True):
+    """What the provider knows of a channel."""
+
+    channel_id: str
+    balance: str
+    total_claimed: str
+    withdraw_requested_at: int
+    refund_nonce: str
+    charged_cumulative_amount: str
+
+
+class VoucherStateWire(msgspec.Struct, rename="camel", frozen=True):
+    """The proof: the payer's own highest signature."""
+
+    signed_max_claimable: str
+    signature: str
+
+
+class ReceiptExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+    """`extra` of a receipt."""
+
+    channel_state: ChannelStateWire
+    charged_amount: str | UnsetType | None = UNSET
+
+
+class ConfigWire(msgspec.Struct, rename="camel", frozen=True):
+    payer: str
+    payer_authorizer: str
+    receiver: str
+    receiver_authorizer: str
+    token: str
+    withdraw_delay: int
+    salt: str
+
+
+class VoucherWire(msgspec.Struct, rename="camel", frozen=True):
+    channel_id: str
+    max_claimable_amount: str
+    signature: str
+
+
+class Erc3009Wire(msgspec.Struct, rename="camel", frozen=True):
+    valid_after: str
+    valid_before: str
+    salt: str
+    signature: str
+
+
+class AuthorizationWire(msgspec.Struct, frozen=True):
+    erc3009: Erc3009Wire | UnsetType | None = msgspec.field(
+        name="erc3009Authorization", default=UNSET
+    )
+
+
+class DepositWire(msgspec.Struct, frozen=True):
+    amount: str
+    authorization: AuthorizationWire
+
+
+class _Payload(msgspec.Struct, rename="camel", tag_field="type", frozen=True, kw_only=True):
+    channel_config: Raw
+    voucher: VoucherWire
+
+
+class VoucherPayload(_Payload, tag="voucher", frozen=True, kw_only=True):
+    pass
+
+
+class DepositPayload(_Payload, tag="deposit", frozen=True, kw_only=True):
+    deposit: DepositWire
+
+
+class RefundPayload(_Payload, tag="refund", omit_defaults=True, frozen=True, kw_only=True):
+    amount: str | UnsetType | None = UNSET
+
+
+_Parsed = VoucherPayload | DepositPayload | RefundPayload
+_payloads: "msgspec.json.Decoder[_Parsed]" = msgspec.json.Decoder(_Parsed)
+_config = msgspec.json.Decoder(ConfigWire)
+_extra = msgspec.json.Decoder(BatchExtra)
+_receipt_extra = msgspec.json.Decoder(ReceiptExtra)
+_kind = msgspec.json.Decoder(dict[str, Raw])
+
+_MALFORMED: Final = {
+    b'"voucher"': Reason.VOUCHER_PAYLOAD,
+    b'"deposit"': Reason.DEPOSIT_PAYLOAD,
+    b'"refund"': Reason.REFUND_PAYLOAD,
+}
+
+
+# -- What a payment turns out to be --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherPayment:
+    """A voucher of the right shape, for the right terms, signed by the right key."""
+
+    channel_id: bytes
+    config: ChannelConfig
+    voucher: Voucher
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """A token authorization that fills a channel, as EIP-3009's receiveWithAuthorization."""
+
+    channel_id: bytes
+    config: ChannelConfig
+    amount: int
+    valid_after: int
+    valid_before: int
+    salt: int
+    signature: bytes
+
+    def authorization(self) -> eip712.Authorization:
+        return eip712.Authorization(
+            payer=self.config.payer,
+            to=eip712.COLLECTOR_ADDRESS,
+            value=self.amount,
+            valid_after=self.valid_after,
+            valid_before=self.valid_before,
+            authorization_nonce=eip712.deposit_nonce(self.channel_id, self.salt),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DepositPayment:
+    """A deposit to put on chain, and the voucher of the first request that it pays for."""
+
+    payment: VoucherPayment
+    deposit: Deposit
+
+
+@dataclass(frozen=True, slots=True)
+class RefundPayment:
+    """A wish for `amount` back (None: all that is left), under a zero-charge voucher."""
+
+    payment: VoucherPayment
+    amount: int | None
+
+
+BatchPayment = VoucherPayment | DepositPayment | RefundPayment
+
+
+# -- The provider's side -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BatchTerms:
+    """What a provider asks of every channel. Amounts are atomic units."""
+
+    asset: Asset
+    pay_to: Address
+    receiver_authorizer: Address
+    withdraw_delay_seconds: int = 86_400
+    min_deposit: int = 100_000
+    max_deposit: int = 1_000_000_000
+    timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS
+
+    def __post_init__(self) -> None:
+        delay = self.withdraw_delay_seconds
+        if not MIN_WITHDRAW_DELAY_SECONDS <= delay <= MAX_WITHDRAW_DELAY_SECONDS:
+            raise ConfigurationError(
+                f"withdraw delay of {delay} s: the contract takes "
+                f"{MIN_WITHDRAW_DELAY_SECONDS} to {MAX_WITHDRAW_DELAY_SECONDS}"
+            )
+        if ZERO_ADDRESS in (self.pay_to, self.receiver_authorizer):
+            raise ConfigurationError("pay_to and the receiver authorizer cannot be zero")
+        if not 0 < self.min_deposit <= self.max_deposit <= UINT128_MAX:
+            raise ConfigurationError("min_deposit must be above zero and not above max_deposit")
+
+    def offer(self, price: int) -> "BatchOffer":
+        requirements = PaymentRequirements(
+            scheme=SCHEME,
+            network=self.asset.network,
+            asset=show_address(self.asset.address),
+            amount=str(price),
+            pay_to=show_address(self.pay_to),
+            max_timeout_seconds=self.timeout_seconds,
+            extra=Raw(encode_json(self._extra(price))),
+        )
+        return BatchOffer(self, price, requirements)
+
+    def _extra(self, price: int) -> BatchExtra:
+        return BatchExtra(
+            name=self.asset.name,
+            version=self.asset.version,
+            receiver_authorizer=show_address(self.receiver_authorizer),
+            withdraw_delay=self.withdraw_delay_seconds,
+            min_deposit=str(max(self.min_deposit, price)),
+            in_flight=MAX_HOLDS,
+        )
+
+    def token_domain(self) -> bytes:
+        asset = self.asset
+        return eip712.domain_separator(asset.name, asset.version, asset.chain_id, asset.address)
+
+
+@dataclass(frozen=True)
+class BatchOffer:
+    """One price under these terms, with the requirement that says so on the wire."""
+
+    terms: BatchTerms
+    price: int
+    requirements: PaymentRequirements
+
+    def corrected(self, channel: Channel) -> PaymentRequirements:
+        """The same offer with our state of the payer's channel, and the payer's own proof."""
+        proof: VoucherStateWire | UnsetType = UNSET
+        if channel.voucher:
+            proof = VoucherStateWire(
+                str(channel.voucher.amount), show_bytes(channel.voucher.signature)
+            )
+        extra = msgspec.structs.replace(
+            self.terms._extra(self.price),
+            channel_state=channel_state(channel, channel.committed),
+            voucher_state=proof,
+        )
+        return msgspec.structs.replace(self.requirements, extra=Raw(encode_json(extra)))
+
+    def matches(self, accepted: PaymentRequirements) -> bool:
+        """Whether what the payer accepted is what is offered here; spelling does not matter."""
+        ours = self.requirements
+        if (accepted.scheme, accepted.network, accepted.amount) != (
+            ours.scheme,
+            ours.network,
+            ours.amount,
+        ):
+            return False
+        try:
+            theirs = decode_json(_extra, bytes(accepted.extra))
+            return (
+                parse_address(accepted.asset) == self.terms.asset.address
+                and parse_address(accepted.pay_to) == self.terms.pay_to
+                and parse_address(theirs.receiver_authorizer) == self.terms.receiver_authorizer
+                and theirs.withdraw_delay == self.terms.withdraw_delay_seconds
+            )
+        except (Malformed, ValueError):
+            return False
+
+    def check(self, payload: Raw, now: int) -> BatchPayment:
+        """What this payload is worth: shape, terms and signatures. Raises Refused.
+
+        `now` is Unix seconds. Nothing is looked up and nothing is changed.
+        """
+        parsed = _parse(payload)
+        config, channel_id = _channel_of(bytes(parsed.channel_config), self.terms.asset.network)
+        self._refuse_other_terms(config)
+        payment = VoucherPayment(
+            channel_id, config, _checked_voucher(parsed.voucher, config, channel_id, self.terms)
+        )
+        if isinstance(parsed, DepositPayload):
+            return DepositPayment(payment, self._checked_deposit(parsed.deposit, payment, now))
+        if isinstance(parsed, RefundPayload):
+            return RefundPayment(payment, _refund_amount(parsed))
+        return payment
+
+    def _refuse_other_terms(self, config: ChannelConfig) -> None:
+        terms = self.terms
+        if config.receiver != terms.pay_to:
+            raise Refused(Reason.RECEIVER_MISMATCH)
+        if config.receiver_authorizer != terms.receiver_authorizer:
+            raise Refused(Reason.RECEIVER_AUTHORIZER_MISMATCH)
+        if config.token != terms.asset.address:
+            raise Refused(Reason.TOKEN_MISMATCH)
+        if config.withdraw_delay_seconds != terms.withdraw_delay_seconds:
+            raise Refused(Reason.WITHDRAW_DELAY_MISMATCH)
+        if config.payer == ZERO_ADDRESS:
+            raise Refused(Reason.VOUCHER_PAYLOAD, "The payer is zero.")
+        if config.payer_authorizer == ZERO_ADDRESS:
+            raise Refused(
+                Reason.VOUCHER_SIGNATURE,
+                "A payer authorizer is required here: contract signatures are not checked.",
+            )
+
+    def _checked_deposit(self, wire: DepositWire, payment: VoucherPayment, now: int) -> Deposit:
+        erc3009 = wire.authorization.erc3009
+        if not isinstance(erc3009, Erc3009Wire):
+            raise Refused(Reason.DEPOSIT_PAYLOAD, "Only EIP-3009 authorizations are taken here.")
+        try:
+            deposit = Deposit(
+                channel_id=payment.channel_id,
+                config=payment.config,
+                amount=parse_amount(wire.amount),
+                valid_after=parse_amount(erc3009.valid_after),
+                valid_before=parse_amount(erc3009.valid_before),
+                salt=_parse_salt(erc3009.salt),
+                signature=parse_bytes(erc3009.signature, 65),
+            )
+        except ValueError as error:
+            raise Refused(Reason.DEPOSIT_PAYLOAD, f"({error})") from error
+        self._refuse_unfit_deposit(deposit, now)
+        digest = deposit.authorization().receive_digest(self.terms.token_domain())
+        if not _signed_by(deposit.config.payer, digest, deposit.signature):
+            raise Refused(Reason.DEPOSIT_SIGNATURE)
+        return deposit
+
+    def _refuse_unfit_deposit(self, deposit: Deposit, now: int) -> None:
+        terms = self.terms
+        if deposit.amount < terms.min_deposit:
+            least = terms.asset.show(terms.min_deposit)
+            raise Refused(Reason.DEPOSIT_TOO_SMALL, f"At least {least} is asked.")
+        if deposit.amount > terms.max_deposit:
+            raise Refused(
+                Reason.DEPOSIT_TOO_LARGE, f"At most {terms.asset.show(terms.max_deposit)}."
+            )
+        if deposit.valid_after > now + MAX_CLOCK_SKEW_SECONDS:
+            raise Refused(Reason.DEPOSIT_NOT_YET_VALID)
+        if deposit.valid_before < now + MIN_AUTHORIZATION_LEFT_SECONDS:
+            raise Refused(Reason.DEPOSIT_EXPIRED)
+
+
+def _parse(payload: Raw) -> _Parsed:
+    data = bytes(payload)
+    try:
+        return decode_json(_payloads, data)
+    except Malformed as error:
+        raise Refused(_malformed_reason(data), f"({error})") from error
+
+
+def _malformed_reason(data: bytes) -> Reason:
+    """Which of the scheme's words names a payload that could not be read."""
+    try:
+        kind = bytes(decode_json(_kind, data).get("type", Raw(b"null")))
+    except Malformed:
+        return Reason.PAYLOAD_TYPE
+    return _MALFORMED.get(kind, Reason.PAYLOAD_TYPE)
+
+
+@lru_cache(maxsize=8192)
+def _channel_of(config: bytes, network: str) -> tuple[ChannelConfig, bytes]:
+    """The config and its id. A client sends the same bytes each time, so this is hashed once."""
+    try:
+        wire = decode_json(_config, config)
+        parsed = ChannelConfig(
+            payer=parse_address(wire.payer),
+            payer_authorizer=parse_address(wire.payer_authorizer),
+            receiver=parse_address(wire.receiver),
+            receiver_authorizer=parse_address(wire.receiver_authorizer),
+            token=parse_address(wire.token),
+            withdraw_delay_seconds=wire.withdraw_delay,
+            salt=parse_bytes(wire.salt, 32),
+        )
+    except ValueError as error:
+        raise Refused(Reason.VOUCHER_PAYLOAD, f"(channelConfig: {error})") from error
+    if not 0 <= parsed.withdraw_delay_seconds < 2**40:
+        raise Refused(Reason.WITHDRAW_DELAY_MISMATCH)
+    return parsed, parsed.channel_id(network)
+
+
+def _checked_voucher(
+    wire: VoucherWire, config: ChannelConfig, channel_id: bytes, terms: BatchTerms
+) -> Voucher:
+    try:
+        named = parse_bytes(wire.channel_id, 32)
+        amount = parse_amount(wire.max_claimable_amount)
+    except ValueError as error:
+        raise Refused(Reason.VOUCHER_PAYLOAD, f"({error})") from error
+    if named != channel_id:
+        raise Refused(Reason.CHANNEL_ID_MISMATCH)
+    try:
+        signature = parse_bytes(wire.signature, 65)
+    except ValueError as error:
+        raise Refused(Reason.VOUCHER_SIGNATURE, f"({error})") from error
+    domain = eip712.settlement_domain(terms.asset.chain_id)
+    digest = eip712.voucher_digest(domain, channel_id, amount)
+    if not _signed_by(config.payer_authorizer, digest, signature):
+        raise Refused(Reason.VOUCHER_SIGNATURE)
+    return Voucher(amount, signature)
+
+
+def _signed_by(signer: Address, digest: bytes, signature: bytes) -> bool:
+    try:
+        return eip712.recover(digest, signature) == signer
+    except eip712.BadSignature:
+        return False
+
+
+def _parse_salt(text: str) -> int:
+    """A uint256 as hex or decimal: the official clients send hex, the contract takes a number."""
+    if text[:2] in ("0x", "0X") and 2 < len(text) <= 66 and text[2:].isalnum():
+        return int(text, 16)
+    return parse_amount(text, UINT256_MAX)
+
+
+def _refund_amount(payload: RefundPayload) -> int | None:
+    if not isinstance(payload.amount, str):
+        return None
+    try:
+        return parse_amount(payload.amount)
+    except ValueError as error:
+        raise Refused(Reason.REFUND_AMOUNT, f"({error})") from error
+
+
+def channel_state(channel: Channel, total: int) -> ChannelStateWire:
+    """The channel on the wire, with `total` as what it owes."""
+    return ChannelStateWire(
+        channel_id=show_bytes(channel.channel_id),
+        balance=str(channel.balance),
+        total_claimed=str(channel.claimed),
+        withdraw_requested_at=channel.chain.withdraw_requested_at,
+        refund_nonce=str(channel.chain.refund_nonce),
+        charged_cumulative_amount=str(total),
+    )
+
+
+# -- The agent's side ----------------------------------------------------------------------------
+
+
+def decode_extra(requirements: PaymentRequirements) -> BatchExtra:
+    """`extra` of somebody's offer. Raises Malformed."""
+    return decode_json(_extra, bytes(requirements.extra))
+
+
+def decode_receipt_extra(extra: Raw) -> ReceiptExtra:
+    """`extra` of somebody's receipt. Raises Malformed."""
+    return decode_json(_receipt_extra, bytes(extra))
+
+
+def sign_voucher(key: PrivateKey, network_domain: bytes, channel_id: bytes, amount: int) -> Voucher:
+    digest = eip712.voucher_digest(network_domain, channel_id, amount)
+    return Voucher(amount, eip712.sign(key, digest))
+
+
+def config_wire(config: ChannelConfig) -> Raw:
+    """The config as it is sent with every payment of its channel."""
+    return Raw(
+        encode_json(
+            ConfigWire(
+                payer=show_address(config.payer),
+                payer_authorizer=show_address(config.payer_authorizer),
+                receiver=show_address(config.receiver),
+                receiver_authorizer=show_address(config.receiver_authorizer),
+                token=show_address(config.token),
+                withdraw_delay=config.withdraw_delay_seconds,
+                salt=show_bytes(config.salt),
+            )
+        )
+    )
+
+
+def _voucher_wire(channel_id: bytes, voucher: Voucher) -> VoucherWire:
+    return VoucherWire(show_bytes(channel_id), str(voucher.amount), show_bytes(voucher.signature))
+
+
+def voucher_payload(config: Raw, channel_id: bytes, voucher: Voucher) -> Raw:
+    return Raw(
+        encode_json(
+            VoucherPayload(channel_config=config, voucher=_voucher_wire(channel_id, voucher))
+        )
+    )
+
+
+def deposit_payload(config: Raw, voucher: Voucher, deposit: Deposit) -> Raw:
+    erc3009 = Erc3009Wire(
+        valid_after=str(deposit.valid_after),
+        valid_before=str(deposit.valid_before),
+        salt=show_bytes(eip712.word(deposit.salt)),
+        signature=show_bytes(deposit.signature),
+    )
+    return Raw(
+        encode_json(
+            DepositPayload(
+                channel_config=config,
+                voucher=_voucher_wire(deposit.channel_id, voucher),
+                deposit=DepositWire(str(deposit.amount), AuthorizationWire(erc3009)),
+            )
+        )
+    )
+
+
+def refund_payload(config: Raw, channel_id: bytes, voucher: Voucher, amount: int | None) -> Raw:
+    return Raw(
+        encode_json(
+            RefundPayload(
+                channel_config=config,
+                voucher=_voucher_wire(channel_id, voucher),
+                amount=UNSET if amount is None else str(amount),
+            )
+        )
+    )

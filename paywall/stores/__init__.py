@@ -1,0 +1,90 @@
+"""Where a provider keeps its channels: the Store protocol, and `open_store(url)`.
+
+A store is a small set of verbs, each atomic, each the same rule of `paywall.protocol.channel`
+applied to one record. Every verb is safe to repeat with the same arguments. A store refuses
+(`RefusedByChannel`), asks for the chain (`NeedsChain`), or fails as itself (`StoreUnavailable`);
+it decides nothing of its own.
+"""
+
+from importlib import import_module
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Voucher
+from paywall.protocol.errors import ConfigurationError
+
+DEFAULT_STORE: Final = "sqlite:///paywall.db"
+
+
+class Store(Protocol):
+    """The verbs. Amounts are atomic units; `request` names one request of a channel."""
+
+    async def open(self) -> None:
+        """Connects and checks; raises ConfigurationError or StoreUnavailable."""
+
+    async def close(self) -> None: ...
+
+    async def channel(self, channel_id: bytes) -> Channel | None:
+        """The record as it is, or None."""
+
+    async def reserve(
+        self, channel_id: bytes, voucher: Voucher, price: int, request: str
+    ) -> Channel:
+        """Admits a request. Raises RefusedByChannel, or NeedsChain (also for an unknown channel).
+
+        When it returns, the voucher is as durable as the store can make it.
+        """
+
+    async def charge(self, channel_id: bytes, request: str, amount: int) -> Channel:
+        """Turns a hold into a charge. Raises HoldLost."""
+
+    async def release(self, channel_id: bytes, request: str) -> None:
+        """Drops a hold; one that is gone already is no error."""
+
+    async def renew(self, holds: list[tuple[bytes, str]]) -> None:
+        """Keeps the holds of requests that still run; one that is gone is passed over."""
+
+    async def record(
+        self,
+        channel_id: bytes,
+        network: str,
+        config: ChannelConfig,
+        chain: ChainState,
+        evidence: int,
+    ) -> Channel:
+        """Takes over what the chain says; an unknown channel is opened with `evidence`."""
+
+    async def begin_refund(
+        self, channel_id: bytes, voucher: Voucher, amount: int | None
+    ) -> Channel:
+        """Sets a refund aside. Raises RefusedByChannel, or NeedsChain for an unknown channel."""
+
+    async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
+        """A refund was mined (`chain` is what the contract says now) or given up (None)."""
+
+    async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
+        """All channels in the order of their ids, a page at a time."""
+
+    async def claimable(self, limit: int = 1000) -> list[Channel]:
+        """Channels that owe more than is claimed, the largest sums first."""
+
+
+_STORES: Final = {
+    "memory": ("paywall.stores.memory", "MemoryStore"),
+    "sqlite": ("paywall.stores.sqlite", "SqliteStore"),
+}
+"""Scheme of the URL -> module and class. Loaded when named, so that nobody pays for the others."""
+
+
+def open_store(url: str = DEFAULT_STORE) -> Store:
+    """The store that a URL names: `sqlite:///file` (relative), `sqlite:////file`, `memory://`.
+
+    It is not connected yet. Raises ConfigurationError for a URL that names none.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in _STORES:
+        known = ", ".join(f"{name}://" for name in _STORES)
+        raise ConfigurationError(f"no store is called {scheme or url!r}; known are {known}")
+    module, name = _STORES[scheme]
+    store: Store = getattr(import_module(module), name).from_url(url)
+    return store
