@@ -1,0 +1,99 @@
+"""paywall: HTTP 402 for machines that pay machines.
+
+Providers put `Paywall` around an ASGI app; agents use `Client` or `AsyncClient` with a `Wallet`.
+The names below are the public ones. Each is loaded when it is first used, so that a provider does
+not pay for the client's imports nor an agent for the chain's.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from paywall.asgi import Payment, Paywall, payment_of
+    from paywall.chain.devnet import Devnet
+    from paywall.chain.node import Node
+    from paywall.client import AsyncClient, AsyncTransport, Client, Transport, patch, receipt
+    from paywall.prices import upto
+    from paywall.protocol.errors import (
+        AgentError,
+        ConfigurationError,
+        NoAcceptableOffer,
+        OverBudget,
+        PaymentError,
+        PaymentLost,
+        PaymentRefused,
+        ProviderMisbehaved,
+    )
+    from paywall.protocol.money import USDC, Asset
+    from paywall.stores import open_store
+    from paywall.wallet import Wallet
+
+_HOME: Final = {
+    "paywall.asgi": ("Payment", "Paywall", "payment_of"),
+    "paywall.chain.devnet": ("Devnet",),
+    "paywall.chain.node": ("Node",),
+    "paywall.client": (
+        "AsyncClient",
+        "AsyncTransport",
+        "Client",
+        "Transport",
+        "patch",
+        "receipt",
+    ),
+    "paywall.prices": ("upto",),
+    "paywall.protocol.errors": (
+        "AgentError",
+        "ConfigurationError",
+        "NoAcceptableOffer",
+        "OverBudget",
+        "PaymentError",
+        "PaymentLost",
+        "PaymentRefused",
+        "ProviderMisbehaved",
+    ),
+    "paywall.protocol.money": ("USDC", "Asset"),
+    "paywall.stores": ("open_store",),
+    "paywall.wallet": ("Wallet",),
+}
+_MODULE_OF: Final = {name: module for module, names in _HOME.items() for name in names}
+
+__version__: Final = "0.1.0"
+__all__ = [
+    "USDC",
+    "AgentError",
+    "Asset",
+    "AsyncClient",
+    "AsyncTransport",
+    "Client",
+    "ConfigurationError",
+    "Devnet",
+    "NoAcceptableOffer",
+    "Node",
+    "OverBudget",
+    "Payment",
+    "PaymentError",
+    "PaymentLost",
+    "PaymentRefused",
+    "Paywall",
+    "ProviderMisbehaved",
+    "Transport",
+    "Wallet",
+    "open_store",
+    "patch",
+    "payment_of",
+    "receipt",
+    "upto",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'paywall' has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -226,7 +226,7 @@ def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms
 
 
 def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> None:
-    """The five conditions under which a voucher buys nothing, in the order that helps the payer."""
+    """The conditions under which a voucher buys nothing, in the order that helps the payer."""
     closing = channel.closing_at_ms()
     if closing is not None and now_ms >= closing:
         _refuse(Reason.CHANNEL_CLOSING, channel)
@@ -238,6 +238,9 @@ def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> Non
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
     if channel.committed + price > max(amount, channel.signed):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
+    # A voucher from before a withdrawal may promise more than the balance that is left.
+    if price > channel.remaining:
+        _refuse(Reason.EXCEEDS_BALANCE, channel)
     if len(channel.holds) >= MAX_HOLDS:
         _refuse(Reason.CHANNEL_BUSY, channel)
 
@@ -320,7 +323,7 @@ def _without(holds: dict[str, Hold], request: str) -> dict[str, Hold]:
 
 
 def _without_expired(channel: Channel, now_ms: int) -> Channel:
-    """Without holds whose worker has died. Their vouchers stay used: nobody knows what was served."""
+    """Without holds whose worker died. Their vouchers stay used: who knows what was served."""
     live = {key: hold for key, hold in channel.holds.items() if hold.deadline_ms > now_ms}
     refunding = channel.refunding
     if refunding and refunding.deadline_ms <= now_ms:

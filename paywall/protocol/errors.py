@@ -4,7 +4,11 @@
      ├── ConfigurationError     the owner's settings cannot work; raised at start, not later
      ├── Refused(Reason)        the other side's fault: a 4xx with a reason, nothing charged
      ├── Unavailable            our own fault on the provider's side: a 503 that invites a retry
-     │    └── StoreUnavailable, ChainUnavailable
+     │    ├── StoreUnavailable
+     │    └── ChainUnavailable
+     │         ├── TransactionPending  sent, or perhaps sent, and not seen mined
+     │         └── OutOfGas            the gas wallet is empty
+     ├── Reverted               a contract will not take our transaction; repeating is useless
      ├── HoldLost               a charge came after its hold was dropped: the late worker is fenced
      └── AgentError             the agent's side
           ├── OverBudget        the owner's ceilings do not allow this payment; nothing was signed
@@ -35,6 +39,7 @@ class Reason(Enum):
     UNSUPPORTED_VERSION = ("invalid_x402_version", 400, "Only x402 version 2 is spoken here.")
     HEADER_TOO_LARGE = ("invalid_payload", 431, "The request's headers are too large.")
     BODY_TOO_LARGE = ("request_body_too_large", 413, "The body is too large for a price by body.")
+    UNPRICEABLE = ("unpriceable_request", 400, "No price can be worked out for this request.")
     MALFORMED_PATH = ("invalid_path", 400, "The request's path is malformed or ambiguous.")
     PAYMENT_ID = ("invalid_payment_identifier", 400, "A payment id is 16 to 128 of A-Za-z0-9_-.")
     PAYMENT_ID_REUSED = ("payment_identifier_conflict", 409, "This id belongs to another payment.")
@@ -155,6 +160,32 @@ class StoreUnavailable(Unavailable):
 
 class ChainUnavailable(Unavailable):
     """The chain, or the way to it, did not answer, or not in time."""
+
+
+class TransactionPending(ChainUnavailable):
+    """A transaction was sent, or may have been, and nobody saw it mined in time.
+
+    It may still be mined: ask the chain what became of it before you act on either outcome.
+    """
+
+    def __init__(self, message: str, transaction: bytes) -> None:
+        super().__init__(f"{message}: 0x{transaction.hex()}")
+        self.transaction = transaction
+
+
+class OutOfGas(ChainUnavailable):
+    """The gas wallet cannot pay for a transaction; nothing was sent."""
+
+
+class Reverted(PaymentError):
+    """A contract will not take a transaction: simulated, or mined (`transaction` is its hash)."""
+
+    def __init__(self, reason: str, transaction: bytes | None = None) -> None:
+        super().__init__(
+            f"refused by the contract: {reason}" if reason else "refused by the contract"
+        )
+        self.reason = reason
+        self.transaction = transaction
 
 
 class HoldLost(PaymentError):

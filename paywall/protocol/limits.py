@@ -21,7 +21,10 @@ MAX_PATH_DECODINGS: Final = 4
 """How many layers of percent-encoding are taken off a path before it counts as malformed."""
 MAX_AMOUNT_DIGITS: Final = 39
 """Digits of 2^128 - 1; a longer amount is refused before it becomes an integer."""
-MAX_JSON_DEPTH: Final = 32
+MAX_CONFIG_BYTES: Final = 1024
+"""A channel config on the wire; parsed ones are kept by their bytes, so these must be few."""
+MAX_JSON_CONTAINERS: Final = 1024
+"""Objects and lists in one message, and so also its depth, whatever the recursion limit is."""
 MAX_TEXT_BYTES: Final = 2048
 """A description or an error text on the wire."""
 MIN_PAYMENT_ID_CHARS: Final = 16

@@ -19,7 +19,8 @@ Address = NewType("Address", bytes)
 ZERO_ADDRESS: Final = Address(bytes(20))
 
 _PRICE = re.compile(r"\$?([0-9]{1,39})(?:\.([0-9]{1,39}))?(?: ([A-Za-z][A-Za-z.]{0,9}))?", re.ASCII)
-_AMOUNT = re.compile(r"0|[1-9][0-9]{0,38}", re.ASCII)
+_UINT256_DIGITS: Final = 2 * MAX_AMOUNT_DIGITS
+_AMOUNT = re.compile(rf"0|[1-9][0-9]{{0,{_UINT256_DIGITS - 1}}}", re.ASCII)
 _HEX_ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{40}", re.ASCII)
 _CAIP2_EVM = re.compile(r"eip155:([1-9][0-9]{0,17})", re.ASCII)
 
@@ -88,7 +89,7 @@ def parse_amount(text: str, maximum: int = UINT128_MAX) -> int:
 
     No sign, space, exponent, underscore or leading zero: one number has one spelling.
     """
-    if len(text) > 2 * MAX_AMOUNT_DIGITS or _AMOUNT.fullmatch(text) is None:
+    if _AMOUNT.fullmatch(text) is None:
         raise ValueError("not a canonical decimal amount")
     value = int(text)
     if value > maximum:

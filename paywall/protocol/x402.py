@@ -17,7 +17,11 @@ from msgspec import UNSET, Raw, UnsetType
 
 from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import Reason, Refused
-from paywall.protocol.limits import MAX_PAYMENT_HEADER_BYTES
+from paywall.protocol.limits import (
+    MAX_JSON_CONTAINERS,
+    MAX_PAYMENT_HEADER_BYTES,
+    MAX_QUOTE_HEADER_BYTES,
+)
 from paywall.protocol.money import Address
 
 VERSION: Final = 2
@@ -118,6 +122,8 @@ def decode_base64(text: str) -> bytes:
 
 def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
     """One typed message. Raises Malformed for everything else, however it is broken."""
+    if data.count(b"{") + data.count(b"[") > MAX_JSON_CONTAINERS:
+        raise Malformed("too many objects and lists")
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -144,7 +150,7 @@ def decode_payment(header: str) -> PaymentPayload:
 
 def decode_required(header: str) -> PaymentRequired:
     """A quote from its header. Raises Malformed."""
-    return decode_json(_required, decode_base64(header))
+    return decode_json(_required, _decode_answer(header))
 
 
 def decode_requirements(raw: Raw | bytes) -> PaymentRequirements:
@@ -154,7 +160,14 @@ def decode_requirements(raw: Raw | bytes) -> PaymentRequirements:
 
 def decode_response(header: str) -> SettlementResponse:
     """A receipt from its header. Raises Malformed."""
-    return decode_json(_response, decode_base64(header))
+    return decode_json(_response, _decode_answer(header))
+
+
+def _decode_answer(header: str) -> bytes:
+    """What a provider says in a header, unless it says too much."""
+    if len(header) > MAX_QUOTE_HEADER_BYTES:
+        raise Malformed("the header is too large")
+    return decode_base64(header)
 
 
 def parse_bytes(text: str, length: int) -> bytes:

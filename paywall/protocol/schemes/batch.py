@@ -22,6 +22,7 @@ from paywall.protocol.errors import ConfigurationError, Reason, Refused
 from paywall.protocol.limits import (
     DEFAULT_TIMEOUT_SECONDS,
     MAX_CLOCK_SKEW_SECONDS,
+    MAX_CONFIG_BYTES,
     MAX_HOLDS,
     MAX_WITHDRAW_DELAY_SECONDS,
     MIN_AUTHORIZATION_LEFT_SECONDS,
@@ -344,8 +345,8 @@ class BatchOffer:
                 channel_id=payment.channel_id,
                 config=payment.config,
                 amount=parse_amount(wire.amount),
-                valid_after=parse_amount(erc3009.valid_after),
-                valid_before=parse_amount(erc3009.valid_before),
+                valid_after=parse_amount(erc3009.valid_after, UINT256_MAX),
+                valid_before=parse_amount(erc3009.valid_before, UINT256_MAX),
                 salt=_parse_salt(erc3009.salt),
                 signature=parse_bytes(erc3009.signature, 65),
             )
@@ -392,6 +393,8 @@ def _malformed_reason(data: bytes) -> Reason:
 @lru_cache(maxsize=8192)
 def _channel_of(config: bytes, network: str) -> tuple[ChannelConfig, bytes]:
     """The config and its id. A client sends the same bytes each time, so this is hashed once."""
+    if len(config) > MAX_CONFIG_BYTES:
+        raise Refused(Reason.VOUCHER_PAYLOAD, "(channelConfig: too long)")
     try:
         wire = decode_json(_config, config)
         parsed = ChannelConfig(
@@ -440,7 +443,7 @@ def _signed_by(signer: Address, digest: bytes, signature: bytes) -> bool:
 
 def _parse_salt(text: str) -> int:
     """A uint256 as hex or decimal: the official clients send hex, the contract takes a number."""
-    if text[:2] in ("0x", "0X") and 2 < len(text) <= 66 and text[2:].isalnum():
+    if text[:2] in ("0x", "0X") and 2 < len(text) <= 66 and text.isascii() and text[2:].isalnum():
         return int(text, 16)
     return parse_amount(text, UINT256_MAX)
 

@@ -1,0 +1,137 @@
+"""What the paywall itself answers: the quote, a refusal, a refund, an apology. Plain ASGI.
+
+The header is what machines read; the small JSON body is for the person who looks. Every answer is
+kept out of shared caches, and both payment headers are shown to scripts in a browser.
+"""
+
+from typing import Final
+
+from starlette.types import Message, Scope, Send
+
+from paywall.protocol.errors import Refused
+from paywall.protocol.limits import RETRY_AFTER_SECONDS
+from paywall.protocol.money import Asset
+from paywall.protocol.x402 import PAYMENT_REQUIRED, PAYMENT_RESPONSE, encode_json
+
+EXPOSED: Final = f"{PAYMENT_REQUIRED}, {PAYMENT_RESPONSE}".encode()
+_HOW: Final = (
+    "Send the payment in a PAYMENT-SIGNATURE header (x402 version 2), made from the terms in the "
+    "PAYMENT-REQUIRED header. In Python: pip install paywall, then "
+    "paywall.Client(wallet=paywall.Wallet(key)).get(url)."
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+async def send_json(
+    scope: Scope, send: Send, status: int, body: dict[str, object], headers: Headers
+) -> None:
+    """One whole answer; a HEAD gets the same head and no body."""
+    content = encode_json(body) + b"\n"
+    start: Message = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"cache-control", b"no-store"),
+            *headers,
+        ],
+    }
+    await send(start)
+    await send(
+        {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content}
+    )
+
+
+async def send_quote(
+    scope: Scope, send: Send, asset: Asset, price: int, header: str, metered: bool
+) -> None:
+    """402 for a request without a payment: what it costs and how to pay."""
+    cost = f"{'at most ' if metered else ''}{asset.show(price)}"
+    body: dict[str, object] = {
+        "error": "payment_required",
+        "message": f"This request costs {cost} in {asset.symbol} on {asset.network}.",
+        "price": asset.show(price),
+        "amount": str(price),
+        "asset": asset.symbol,
+        "network": asset.network,
+        "how_to_pay": _HOW,
+    }
+    await send_json(scope, send, 402, body, _exposed(PAYMENT_REQUIRED, header))
+
+
+async def send_refusal(
+    scope: Scope, send: Send, refusal: Refused, headers: Headers | None = None
+) -> None:
+    """A 4xx with its reason: nothing was charged, and the handler did not run."""
+    body: dict[str, object] = {
+        "error": refusal.reason.code,
+        "message": f"{refusal} Nothing was charged.",
+    }
+    await send_json(scope, send, refusal.reason.status, body, headers or [])
+
+
+async def send_unavailable(scope: Scope, send: Send) -> None:
+    """503: our own fault. Never a 402, which would invite a second payment."""
+    body: dict[str, object] = {
+        "error": "payment_service_unavailable",
+        "message": "The payment could not be processed just now. It was not charged; "
+        "send the same request again.",
+    }
+    retry = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
+    await send_json(scope, send, 503, body, [retry])
+
+
+async def send_refund(scope: Scope, send: Send, channel_id: str, receipt: str) -> None:
+    body: dict[str, object] = {"message": "Refund acknowledged", "channelId": channel_id}
+    await send_json(scope, send, 200, body, _exposed(PAYMENT_RESPONSE, receipt))
+
+
+def _exposed(name: str, value: str) -> Headers:
+    return [
+        (name.lower().encode(), value.encode()),
+        (b"access-control-expose-headers", EXPOSED),
+    ]
+
+
+def quote_headers(required: str, response: str | None) -> Headers:
+    """The headers of a 402 that refuses a payment."""
+    headers = _exposed(PAYMENT_REQUIRED, required)
+    if response:
+        headers.append((PAYMENT_RESPONSE.lower().encode(), response.encode()))
+    return headers
+
+
+def paid_headers(headers: Headers, receipt: str) -> Headers:
+    """The app's own headers, kept private, with the receipt."""
+    exposed, cache = [EXPOSED], []
+    kept = []
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"access-control-expose-headers":
+            exposed.append(value)
+        elif lower == b"cache-control":
+            cache.append(value)
+        elif lower != PAYMENT_RESPONSE.lower().encode():  # content cannot forge a receipt
+            kept.append((name, value))
+    return [
+        *kept,
+        (b"cache-control", _private(b", ".join(cache))),
+        (b"access-control-expose-headers", b", ".join(exposed)),
+        (PAYMENT_RESPONSE.lower().encode(), receipt.encode()),
+    ]
+
+
+def _private(cache_control: bytes) -> bytes:
+    """The app's wishes for caching, less everything that would let a shared cache keep it."""
+    wishes = [wish.strip() for wish in cache_control.split(b",") if wish.strip()]
+    names = [wish.split(b"=")[0].lower() for wish in wishes]
+    if b"private" in names or b"no-store" in names:
+        return cache_control
+    kept = [
+        wish
+        for wish, name in zip(wishes, names, strict=True)
+        if name not in (b"public", b"s-maxage")
+    ]
+    return b", ".join([b"private", *kept])

@@ -1,0 +1,221 @@
+"""httpx clients and transports that pay: `Client`, `AsyncClient`, `Transport`, `patch`.
+
+They drive the conversation of `paywall.flow` over a real httpx transport, one driver for threads
+and one for asyncio. Paying happens below httpx's redirects, cookies and auth, which work as ever;
+`verify`, proxies, HTTP/2 and limits that the user gave stay those of the inner transport.
+"""
+
+import asyncio
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TurnTimeout
+from contextlib import suppress
+from typing import Any, Final, NoReturn, TypeVar
+
+import httpx
+
+from paywall.books import TURN_SECONDS
+from paywall.flow import Flow, Receipt, Turn, pay, receipt, refund
+from paywall.protocol.errors import PaymentRefused
+from paywall.wallet import Wallet
+
+MAX_DISCARDED_BYTES: Final = 64 * 1024
+"""How much of a 402's body is read to keep its connection; a longer one is closed."""
+
+_C = TypeVar("_C", bound=httpx.Client | httpx.AsyncClient)
+
+
+class _Talk:
+    """A flow and its result; `StopIteration` must not travel through a coroutine."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self.answer: httpx.Response | None = None
+
+    def next(self, response: httpx.Response | None = None) -> "httpx.Request | Turn | None":
+        """The next step; None when `answer` is there."""
+        try:
+            return self._flow.send(response)
+        except StopIteration as done:
+            self.answer = done.value
+            return None
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Tells the flow that its request failed; it raises what the caller is to see."""
+        self._flow.throw(error)
+        raise AssertionError("a flow that fails does not go on")
+
+    def result(self) -> httpx.Response:
+        assert self.answer is not None
+        return self.answer
+
+
+class Transport(httpx.BaseTransport):
+    """Pays for what goes through the transport inside it."""
+
+    def __init__(self, wallet: Wallet, inner: httpx.BaseTransport | None = None) -> None:
+        self.wallet = wallet
+        self._inner = inner or httpx.HTTPTransport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._drive(_Talk(pay(self.wallet, request)))
+
+    def refund(self, request: httpx.Request, amount: int | None) -> httpx.Response:
+        return self._drive(_Talk(refund(self.wallet, request, amount)))
+
+    def _drive(self, talk: _Talk) -> httpx.Response:
+        step = talk.next()
+        while step is not None:
+            if isinstance(step, Future):
+                with suppress(TurnTimeout):
+                    step.result(TURN_SECONDS)
+                step.cancel()
+                step = talk.next()
+            else:
+                step = self._exchange(talk, step)
+        return talk.result()
+
+    def _exchange(self, talk: _Talk, request: httpx.Request) -> "httpx.Request | Turn | None":
+        try:
+            response = self._inner.handle_request(request)
+        except BaseException as error:
+            talk.fail(error)
+        try:
+            step = talk.next(response)
+        except BaseException:
+            response.close()
+            raise
+        if step is not None:
+            _discard(response)
+        return step
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class AsyncTransport(httpx.AsyncBaseTransport):
+    """Pays for what goes through the asynchronous transport inside it."""
+
+    def __init__(self, wallet: Wallet, inner: httpx.AsyncBaseTransport | None = None) -> None:
+        self.wallet = wallet
+        self._inner = inner or httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._drive(_Talk(pay(self.wallet, request)))
+
+    async def refund(self, request: httpx.Request, amount: int | None) -> httpx.Response:
+        return await self._drive(_Talk(refund(self.wallet, request, amount)))
+
+    async def _drive(self, talk: _Talk) -> httpx.Response:
+        step = talk.next()
+        while step is not None:
+            if isinstance(step, Future):
+                await asyncio.wait((asyncio.wrap_future(step),), timeout=TURN_SECONDS)
+                step.cancel()
+                step = talk.next()
+            else:
+                step = await self._exchange(talk, step)
+        return talk.result()
+
+    async def _exchange(self, talk: _Talk, request: httpx.Request) -> "httpx.Request | Turn | None":
+        try:
+            response = await self._inner.handle_async_request(request)
+        except BaseException as error:
+            talk.fail(error)
+        try:
+            step = talk.next(response)
+        except BaseException:
+            await response.aclose()
+            raise
+        if step is not None:
+            await _adiscard(response)
+        return step
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Client(httpx.Client):
+    """An `httpx.Client` that pays from `wallet`; every other argument is httpx's own."""
+
+    def __init__(self, *args: Any, wallet: Wallet, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        patch(self, wallet)
+
+    def refund(self, url: str, amount: int | None = None, method: str = "GET") -> Receipt:
+        """Gets back what is left in the channel with this provider, or `amount` atomic units.
+
+        `url` is any priced route of the provider. Raises PaymentRefused with its reason.
+        """
+        request = self.build_request(method, url)
+        transport = self._transport_for_url(request.url)
+        assert isinstance(transport, Transport)
+        return _confirmed(transport.refund(request, amount))
+
+
+class AsyncClient(httpx.AsyncClient):
+    """An `httpx.AsyncClient` that pays from `wallet`; every other argument is httpx's own."""
+
+    def __init__(self, *args: Any, wallet: Wallet, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        patch(self, wallet)
+
+    async def refund(self, url: str, amount: int | None = None, method: str = "GET") -> Receipt:
+        """Gets back what is left in the channel with this provider, or `amount` atomic units.
+
+        `url` is any priced route of the provider. Raises PaymentRefused with its reason.
+        """
+        request = self.build_request(method, url)
+        transport = self._transport_for_url(request.url)
+        assert isinstance(transport, AsyncTransport)
+        return _confirmed(await transport.refund(request, amount))
+
+
+def patch(client: _C, wallet: Wallet) -> _C:
+    """Makes a client that exists already pay from `wallet`, and returns it.
+
+    Its transports, and with them its proxies, certificates and limits, stay as they are, wrapped.
+    """
+    # httpx has no public way to reach a client's transports; a test holds these two names.
+    if isinstance(client, httpx.AsyncClient):
+        client._transport = AsyncTransport(wallet, client._transport)
+        client._mounts = {
+            pattern: inner and AsyncTransport(wallet, inner)
+            for pattern, inner in client._mounts.items()
+        }
+    else:
+        client._transport = Transport(wallet, client._transport)
+        client._mounts = {
+            pattern: inner and Transport(wallet, inner) for pattern, inner in client._mounts.items()
+        }
+    return client
+
+
+def _confirmed(response: httpx.Response) -> Receipt:
+    found = receipt(response)
+    if found is None:
+        raise PaymentRefused("the provider confirmed nothing", "malformed")
+    return found
+
+
+def _discard(response: httpx.Response) -> None:
+    """Reads a short body to its end so that its connection can serve the next request."""
+    with suppress(httpx.TransportError):
+        size = 0
+        for chunk in response.iter_raw():
+            size += len(chunk)
+            if size > MAX_DISCARDED_BYTES:
+                break
+    response.close()
+
+
+async def _adiscard(response: httpx.Response) -> None:
+    with suppress(httpx.TransportError):
+        size = 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > MAX_DISCARDED_BYTES:
+                break
+    await response.aclose()
+
+
+__all__ = ["AsyncClient", "AsyncTransport", "Client", "Transport", "patch", "receipt"]

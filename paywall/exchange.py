@@ -1,0 +1,245 @@
+"""One paid request: the payment as the handler sees it, and the charging rule as the answer goes.
+
+An exchange has three ends and reaches exactly one: charged, released, or (metered) charged when
+the stream ends. Whoever wants to end it takes the admission out of `_open`; there is only one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from paywall.answers import paid_headers, send_unavailable
+from paywall.gate import Admission, Gate
+from paywall.protocol.errors import HoldLost, Unavailable
+from paywall.protocol.money import Asset
+from paywall.protocol.x402 import show_address, show_bytes
+
+log = logging.getLogger("paywall")
+
+_T = TypeVar("_T")
+_PENDING: Final[set[asyncio.Task[Any]]] = set()
+"""Endings that go on although their request was cancelled; kept here so that they live."""
+
+
+class Payment:
+    """What a handler knows of the payment for its request, and how it charges less.
+
+    `amount` is the price in atomic units, the most that can be charged; `payer` and `channel` are
+    hex. It is in `scope["payment"]` and `request.state.payment`.
+    """
+
+    __slots__ = ("_asset", "_charged", "_closed", "amount", "channel", "payer")
+
+    def __init__(self, admission: Admission, asset: Asset) -> None:
+        self.payer = show_address(admission.payment.config.payer)
+        self.channel = show_bytes(admission.payment.channel_id)
+        self.amount = admission.price
+        self._asset = asset
+        self._charged: int | None = None
+        self._closed = False
+
+    def charge(self, price: str | int) -> int:
+        """Adds to what this request costs and returns what is left of the price, in atomic units.
+
+        `price` is "$0.0002" or atomic units. Called at all, it replaces the full price; together
+        the calls never charge more than the price. Raises RuntimeError once it is charged: on a
+        route with a fixed price, when the answer has begun.
+        """
+        if self._closed:
+            raise RuntimeError(
+                'this request is charged already; price its route with upto("…") to charge '
+                "while the answer streams"
+            )
+        units = self._asset.units(price) if isinstance(price, str) else price
+        if units < 0:
+            raise ValueError("a charge cannot be negative")
+        self._charged = min(self.amount, (self._charged or 0) + units)
+        return self.amount - self._charged
+
+    @property
+    def charged(self) -> int:
+        """What this request costs as things stand: the full price unless `charge` was called."""
+        return self.amount if self._charged is None else self._charged
+
+    def close(self) -> int:
+        """No more charges; what it costs."""
+        self._closed = True
+        return self.charged
+
+    def __repr__(self) -> str:
+        return f"<Payment of {self._asset.show(self.amount)} by {self.payer}>"
+
+
+class Exchange:
+    """The state of one paid request between the app and the server."""
+
+    __slots__ = (
+        "_answered",
+        "_gate",
+        "_metered",
+        "_muted",
+        "_open",
+        "_receive",
+        "_scope",
+        "_send",
+        "payment",
+    )
+
+    def __init__(
+        self,
+        gate: Gate,
+        admission: Admission,
+        metered: bool,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.payment = Payment(admission, gate.terms.asset)
+        self._gate = gate
+        self._metered = metered
+        self._receive = _Listener(receive)
+        self._send = send
+        self._open: Admission | None = admission
+        self._answered = False
+        self._muted = False
+        state = {**scope.get("state", {}), "payment": self.payment}
+        self._scope: Scope = {**scope, "payment": self.payment, "state": state}
+
+    async def run(self, app: ASGIApp) -> None:
+        """Runs the app; whatever happens, the exchange reaches its end."""
+        try:
+            await app(self._scope, self._receive, self.send)
+        finally:
+            if self._open:
+                await _finish(self._end())
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if self._muted:
+            return
+        if kind == "http.response.start":
+            message = await self._head(message)
+        elif self._open and kind == "http.response.body" and not message.get("more_body"):
+            await _finish(self._end())
+        if not self._muted:
+            await self._send(message)
+
+    async def _head(self, message: Message) -> Message:
+        """Decides, when the head is about to leave, what this answer costs."""
+        receipt: str | None
+        if message["status"] >= 400 or self._receive.hung_up():
+            receipt = await _finish(self._release())
+        elif self._metered:
+            assert self._open is not None
+            receipt = self._gate.ceiling_receipt(self._open)
+        else:
+            receipt = await self._charge_or_apologise()
+        self._answered = True
+        if receipt is None:
+            return message
+        return {**message, "headers": paid_headers(list(message.get("headers", [])), receipt)}
+
+    async def _charge_or_apologise(self) -> str | None:
+        """The receipt; when the charge fails, the answer is withheld and a 503 takes its place."""
+        try:
+            return await _finish(self._charge())
+        except (Unavailable, HoldLost) as error:
+            log.error("answer withheld, it could not be charged: %s", error)
+            self._muted = True
+            await send_unavailable(self._scope, self._send)
+            return None
+
+    async def _end(self) -> None:
+        """The answer is over, or will never come: charge what was metered, or release."""
+        try:
+            if self._answered:
+                await self._charge()
+            else:
+                await self._release()
+        except (Unavailable, HoldLost) as error:
+            log.error("a request of channel %s was not charged: %s", self.payment.channel, error)
+
+    async def _charge(self) -> str:
+        admission = self._take()
+        return await self._gate.charge(admission, self.payment.close())
+
+    async def _release(self) -> str | None:
+        admission = self._take()
+        self.payment.close()
+        try:
+            return await self._gate.release(admission)
+        except Unavailable as error:
+            log.warning("a hold is left to expire: %s", error)
+            return None
+
+    def _take(self) -> Admission:
+        admission, self._open = self._open, None
+        assert admission is not None, "an exchange ends once"
+        return admission
+
+
+async def _finish(ending: Coroutine[Any, Any, _T]) -> _T:
+    """Awaits an ending that goes on even if this request is cancelled meanwhile."""
+    task = asyncio.create_task(ending)
+    _PENDING.add(task)
+    task.add_done_callback(_PENDING.discard)
+    return await asyncio.shield(task)
+
+
+class _Listener:
+    """The app's `receive`, which can also tell, without waiting, that the client has hung up."""
+
+    __slots__ = ("_gone", "_kept", "_receive", "_uploaded", "_waiting")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: Message | None = None
+        self._uploaded = False
+        self._gone = False
+        self._waiting = 0
+
+    async def __call__(self) -> Message:
+        if self._kept is not None:
+            message, self._kept = self._kept, None
+            return message
+        self._waiting += 1
+        try:
+            return self._note(await self._receive())
+        finally:
+            self._waiting -= 1
+
+    def _note(self, message: Message) -> Message:
+        if message["type"] == "http.disconnect":
+            self._gone = True
+        elif not message.get("more_body", False):
+            self._uploaded = True
+        return message
+
+    def hung_up(self) -> bool:
+        """Whether the server has said so already, or says so when asked this instant.
+
+        The question is one step of `receive`: it either has a message or would wait, and then it
+        is taken back. While the app itself is asking, or before the upload is over, nobody asks.
+        """
+        for _ in range(2):
+            if self._gone or self._waiting or self._kept:
+                break
+            message = self._poll()
+            if message is None:
+                break
+            if message["type"] != "http.disconnect":
+                self._kept = message
+        return self._gone
+
+    def _poll(self) -> Message | None:
+        step = self._receive()
+        assert isinstance(step, Coroutine)
+        try:
+            step.send(None)
+        except StopIteration as done:
+            return self._note(done.value)
+        step.close()
+        return None

@@ -1,0 +1,49 @@
+"""Channels in a dict: for tests and for trying things out.
+
+It lives and dies with its process, so a restart forgets what was charged; a provider that earns
+money wants `sqlite` or `redis`. One event loop, no thread, no lock: a rule runs without awaiting.
+"""
+
+import time
+from collections.abc import Callable
+from heapq import nsmallest
+from urllib.parse import urlsplit
+
+from paywall.protocol.channel import Channel
+from paywall.protocol.errors import ConfigurationError
+from paywall.stores.rules import R, Rule, RuleStore, owed
+
+
+class MemoryStore(RuleStore):
+    """`memory://`. `clock` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._records: dict[bytes, Channel] = {}
+
+    @classmethod
+    def from_url(cls, url: str) -> "MemoryStore":
+        if any(urlsplit(url)[1:]):
+            raise ConfigurationError("a memory store has no name and no options: memory://")
+        return cls()
+
+    async def open(self) -> None:
+        """Nothing to connect to."""
+
+    async def close(self) -> None:
+        """Nothing to give back; the records stay as long as this object."""
+
+    async def _apply(self, channel_id: bytes, rule: Rule[R]) -> R:
+        before = self._records.get(channel_id)
+        after = rule(before, int(self._clock() * 1000))
+        if after is not None:
+            self._records[channel_id] = after
+        return after
+
+    async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
+        ids = nsmallest(limit, (channel_id for channel_id in self._records if channel_id > after))
+        return [self._records[channel_id] for channel_id in ids]
+
+    async def claimable(self, limit: int = 1000) -> list[Channel]:
+        due = (channel for channel in self._records.values() if owed(channel) > 0)
+        return nsmallest(limit, due, key=lambda channel: (-owed(channel), channel.channel_id))

@@ -1,0 +1,269 @@
+"""The agent's memory on disk: what it has promised, what it was charged, what it has locked up.
+
+One SQLite file, shared safely by every task, thread and process of an agent. A row is written
+before the signature that it describes leaves, so a crash never makes a wallet forget a promise. An
+entry of a payment whose process died is, after a while, counted as spent: better too much than too
+little. This module knows amounts and channels; it knows no policy, no key and no HTTP.
+
+    channel.charged     what the provider was paid so far, as receipts have said
+    channel.signed      the highest total ever promised; never lowered
+    channel.balance     what is in the channel, as far as this agent knows
+    payment rows        requests in flight: their price is spoken for
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.limits import STORE_BUSY_SECONDS
+
+FORGOTTEN_SECONDS: Final = 600
+"""A payment in flight for longer than this belongs to a process that has died."""
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE channel (
+    id BLOB PRIMARY KEY, origin TEXT NOT NULL, network TEXT NOT NULL, asset BLOB NOT NULL,
+    config BLOB NOT NULL, balance TEXT NOT NULL, charged TEXT NOT NULL, signed TEXT NOT NULL,
+    deposited TEXT NOT NULL, in_flight INTEGER NOT NULL, deposit BLOB, deposit_until REAL NOT NULL,
+    stopped TEXT
+) WITHOUT ROWID;
+CREATE TABLE payment (
+    id TEXT PRIMARY KEY, channel BLOB NOT NULL, price TEXT NOT NULL, amount TEXT NOT NULL,
+    alone INTEGER NOT NULL, started REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX payment_of_channel ON payment (channel);
+CREATE TABLE quote (
+    place TEXT PRIMARY KEY, accepts BLOB NOT NULL, extensions BLOB, seen REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class PendingDeposit(msgspec.Struct, frozen=True):
+    """A deposit whose signature has left: used again, never made anew, until it has expired."""
+
+    amount: int
+    valid_before: int
+    salt: bytes
+    signature: bytes
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A channel as its payer knows it. Amounts are atomic units."""
+
+    channel_id: bytes
+    origin: str
+    network: str
+    asset: bytes
+    config: bytes
+    in_flight: int
+    balance: int = 0
+    charged: int = 0
+    signed: int = 0
+    deposited: int = 0
+    deposit: PendingDeposit | None = None
+    deposit_until: float = 0.0
+    stopped: str | None = None
+
+
+class InFlight(msgspec.Struct, frozen=True):
+    """A payment that has left, or is about to."""
+
+    payment_id: str
+    channel_id: bytes
+    price: int
+    amount: int
+    alone: bool
+    started: float
+
+
+class KnownQuote(msgspec.Struct, frozen=True):
+    """What a place asked when it was last seen; `accepts` is JSON, as it was spelled."""
+
+    accepts: bytes
+    extensions: bytes | None
+
+
+_deposit = msgspec.json.Decoder(PendingDeposit)
+
+
+class WalletFile:
+    """The file. Everything happens inside `with file.change():`, one writer at a time."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+        self._lock = threading.RLock()
+        try:
+            if self._path != ":memory:":
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(
+                self._path,
+                timeout=STORE_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._prepare()
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(f"the wallet file {self._path}: {error}") from error
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # A crash of the machine may cost the last rows; the provider's corrective answer, with
+        # our own signature as proof, brings them back. A crash of the process costs nothing.
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        with self.change():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                raise ConfigurationError(f"the wallet file {self._path} is of a newer paywall")
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """A transaction: seen whole by other processes, or not at all."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # -- Channels --------------------------------------------------------------------------------
+
+    def account(self, channel_id: bytes) -> Account | None:
+        with self._lock:
+            row = self._db.execute(
+                f"SELECT {_COLUMNS} FROM channel WHERE id = ?", (channel_id,)
+            ).fetchone()
+        return _account(row) if row else None
+
+    def accounts(self) -> list[Account]:
+        with self._lock:
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM channel ORDER BY origin, id")
+            return [_account(row) for row in rows]
+
+    def put(self, account: Account) -> None:
+        deposit = msgspec.json.encode(account.deposit) if account.deposit else None
+        self._db.execute(
+            f"INSERT OR REPLACE INTO channel ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                account.channel_id,
+                account.origin,
+                account.network,
+                account.asset,
+                account.config,
+                account.in_flight,
+                str(account.balance),
+                str(account.charged),
+                str(account.signed),
+                str(account.deposited),
+                deposit,
+                account.deposit_until,
+                account.stopped,
+            ),
+        )
+
+    # -- Payments --------------------------------------------------------------------------------
+
+    def add(self, payment: InFlight) -> None:
+        self._db.execute(
+            "INSERT INTO payment VALUES (?,?,?,?,?,?)",
+            (
+                payment.payment_id,
+                payment.channel_id,
+                str(payment.price),
+                str(payment.amount),
+                payment.alone,
+                payment.started,
+            ),
+        )
+
+    def take(self, payment_id: str) -> InFlight | None:
+        """Removes a payment and returns it; None when somebody has counted it already."""
+        row = self._db.execute(
+            "DELETE FROM payment WHERE id = ? RETURNING *", (payment_id,)
+        ).fetchone()
+        return _in_flight(row) if row else None
+
+    def in_flight(self, channel_id: bytes | None = None) -> list[InFlight]:
+        """Payments on their way, of one channel or of all."""
+        if channel_id is None:
+            rows = self._db.execute("SELECT * FROM payment")
+        else:
+            rows = self._db.execute("SELECT * FROM payment WHERE channel = ?", (channel_id,))
+        return [_in_flight(row) for row in rows]
+
+    def crowd(self, channel_id: bytes) -> None:
+        """Nobody in flight on this channel is alone any more."""
+        self._db.execute("UPDATE payment SET alone = 0 WHERE channel = ?", (channel_id,))
+
+    # -- Quotes ----------------------------------------------------------------------------------
+
+    def remember(self, places: list[str], quote: KnownQuote, now: float) -> None:
+        with self.change():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO quote VALUES (?,?,?,?)",
+                [(place, quote.accepts, quote.extensions, now) for place in places],
+            )
+
+    def recall(self, places: list[str]) -> KnownQuote | None:
+        """The quote of the first of these places that is known."""
+        with self._lock:
+            for place in places:
+                row = self._db.execute(
+                    "SELECT accepts, extensions FROM quote WHERE place = ?", (place,)
+                ).fetchone()
+                if row:
+                    return KnownQuote(*row)
+        return None
+
+    def forget(self, places: list[str]) -> None:
+        with self.change():
+            self._db.executemany(
+                "DELETE FROM quote WHERE place = ?", [(place,) for place in places]
+            )
+
+
+_COLUMNS: Final = (
+    "id, origin, network, asset, config, in_flight, balance, charged, signed, deposited, "
+    "deposit, deposit_until, stopped"
+)
+
+
+def _account(row: tuple[Any, ...]) -> Account:
+    channel_id, origin, network, asset, config, in_flight, *amounts, deposit, until, stopped = row
+    balance, charged, signed, deposited = map(int, amounts)
+    return Account(
+        channel_id=channel_id,
+        origin=origin,
+        network=network,
+        asset=asset,
+        config=config,
+        in_flight=in_flight,
+        balance=balance,
+        charged=charged,
+        signed=signed,
+        deposited=deposited,
+        deposit=_deposit.decode(deposit) if deposit else None,
+        deposit_until=until,
+        stopped=stopped,
+    )
+
+
+def _in_flight(row: tuple[str, bytes, str, str, int, float]) -> InFlight:
+    payment_id, channel, price, amount, alone, started = row
+    return InFlight(payment_id, channel, int(price), int(amount), bool(alone), started)
