@@ -1,0 +1,39 @@
+# `make demo` needs Python 3.11 or newer and nothing else; everything is installed into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check install clean
+
+demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
+	@$(BIN)/paywall demo $(ARGS)
+
+test: $(VENV)/.development        ## the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.development       ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+install: $(VENV)/.development     ## everything, for working on paywall itself
+
+clean:                            ## removes what the other targets made
+	rm -rf $(VENV) .bench .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "paywall needs Python 3.11 or newer; say which with make PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+# The demo uses the extras [chain,cli]; tests and checks use [dev], which has all of them.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[chain,cli]'
+	@touch $@
+
+$(VENV)/.development: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
