@@ -46,7 +46,7 @@ async def run(requests: int, in_flight: int, progress: Progress) -> dict[str, ob
         gas_account, provider, agent = devnet.accounts[:3]
         store = f"sqlite:///{folder}/provider.db"
         before = [devnet.usdc_balance(account.address) for account in (provider, agent)]
-        with _provider(devnet, gas_account.key, provider.address, store) as url:
+        with serve_provider(devnet, gas_account.key, provider.address, store) as url:
             progress("provider", 1, 1)
             wallet = paywall.Wallet(
                 agent.key, per_request="$0.01", total="$2", state=f"{folder}/agent.db"
@@ -194,7 +194,7 @@ def differences(result: dict[str, object]) -> list[str]:
 
 
 @contextmanager
-def _provider(devnet: Devnet, key: str, pay_to: str, store: str) -> Iterator[str]:
+def serve_provider(devnet: Devnet, key: str, pay_to: str, store: str) -> Iterator[str]:
     """The provider under uvicorn, in a process of its own."""
     port = _free_port()
     log = Path(store.removeprefix("sqlite:///")).with_suffix(".log")
