@@ -1,7 +1,7 @@
 """The way to the chain: what a provider asks of it, whoever carries the question.
 
 `Node` talks to an RPC with a gas key of its own. A chain refuses (`Refused`: the other side's
-deposit or claim cannot work) or fails (`ChainUnavailable`: try again later); it never guesses.
+deposit cannot work) or fails (`ChainUnavailable`: try again later); it never guesses.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ class Mined:
 
 
 class Chain(Protocol):
-    """One network. Amounts are atomic units of the token."""
+    """One network. Amounts are atomic units of the token.
+
+    `claim`, `settle` and `refund` raise Reverted when the contract will not have them.
+    """
 
     network: str
 

@@ -139,7 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
-            self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            missing = HTTPStatus.LENGTH_REQUIRED
+            self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE if length else missing)
             return
         answer = self.server.rpc.handle(self.rfile.read(int(length))) or b""
         self.send_response(HTTPStatus.OK)

@@ -12,11 +12,13 @@ Nothing here knows of JSON. Not thread-safe: the server holds one lock around it
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+from eth import EVM_RECURSION_LIMIT
 from eth.abc import (
     BlockAPI,
     BlockHeaderAPI,
@@ -38,6 +40,10 @@ from eth_utils.exceptions import ValidationError
 
 from paywall.chain.devnet_genesis import genesis_state
 from paywall.chain.devnet_pool import Pool, TransactionRejected
+
+# py-evm's libraries raise the limit to 100,000 frames, where nested JSON runs a thread out of its
+# stack and the process dies. What py-evm itself asks for is enough for calls 1024 deep.
+sys.setrecursionlimit(EVM_RECURSION_LIMIT)
 
 GAS_LIMIT: Final = 60_000_000
 GENESIS_BASE_FEE_WEI: Final = 10_000_000
@@ -171,7 +177,6 @@ class EmbeddedChain:
     def _decode(self, raw: bytes) -> SignedTransactionAPI:
         try:
             transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
-            transaction.validate()
             transaction.check_signature_validity()
         except Exception as error:  # py-evm and rlp raise a dozen unrelated kinds here
             raise TransactionRejected(f"invalid transaction: {error}") from error

@@ -10,6 +10,8 @@ from typing import Final
 from eth.abc import SignedTransactionAPI, StateAPI
 from eth_typing import Address
 
+from paywall.chain.devnet_calls import floor_gas
+
 _BLOB_TYPE: Final = 3
 _REPLACEMENT_PERCENT: Final = 110
 
@@ -77,6 +79,11 @@ def _check_fees(transaction: SignedTransactionAPI, base_fee_wei: int) -> None:
     if transaction.gas < transaction.intrinsic_gas:
         raise TransactionRejected(
             f"intrinsic gas too low: have {transaction.gas}, want {transaction.intrinsic_gas}"
+        )
+    floor = floor_gas(transaction.data)
+    if transaction.gas < floor:
+        raise TransactionRejected(
+            f"insufficient gas for floor data gas cost: have {transaction.gas}, want {floor}"
         )
     if transaction.max_fee_per_gas < transaction.max_priority_fee_per_gas:
         raise TransactionRejected("max priority fee per gas higher than max fee per gas")

@@ -142,9 +142,11 @@ class Node:
 
     async def settle(self, receiver: Address, token: Address) -> Mined | None:
         """Moves all that was claimed to the receiver; None when there is nothing to move."""
+        call = Call(SETTLEMENT_ADDRESS, contract.encode_settle(receiver, token))
+        await self._sender.catch_up(call)
         if await self._reads.to_settle(receiver, token) <= 0:
             return None
-        return _mined(await self._transact(contract.encode_settle(receiver, token)))
+        return _mined(await self._transact(call.data))
 
     async def refund(self, channel: Channel, amount: int) -> Mined:
         """Claims what the channel owes and returns `amount`, both or neither. Raises Reverted."""

@@ -14,7 +14,7 @@ its way; and other `ChainUnavailable`, when nothing was sent.
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from paywall.chain.gas import Call, Fees, GasWallet, Receipt, Signed, base_fee_of, receipt_of
@@ -76,30 +76,37 @@ class Sender:
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         signed = self._unresolved.get(call)
-        if signed is not None and not await self._alive(signed):
-            self._unresolved.pop(call, None)
-            signed = None
-        if signed is None:
-            signed = await self._send(call, deadline)
+        if signed is None or not await self._alive(signed):
+            signed = await self._send(call, deadline, instead_of=signed)
         receipt = await self._mined(signed, deadline)
         self._unresolved.pop(call, None)
         if not receipt.succeeded:
             raise Reverted("the transaction was mined and reverted", signed.transaction)
         return receipt
 
+    async def catch_up(self, call: Call) -> None:
+        """Waits for a transaction that does the same and whose fate is unknown, if there is one.
+
+        For calls that mean something new each time. Raises ChainUnavailable.
+        """
+        if call in self._unresolved:
+            with suppress(Reverted):
+                await self.transact(call)
+
     async def _alive(self, signed: Signed) -> bool:
         """Whether a transaction of unknown fate may still be mined; it is sent again if need be."""
         try:
             return await self._known(signed) or await self._submit(signed)
-        except RpcRefused:
+        except (RpcRefused, Reverted):
             return False
 
-    async def _send(self, call: Call, deadline: float) -> Signed:
+    async def _send(self, call: Call, deadline: float, instead_of: Signed | None) -> Signed:
         gas = await self._gas(call)
         fees = self._affordable(await self._fees(), gas)
         async with self._turn(deadline):
-            if call in self._unresolved:  # somebody else asked for the same meanwhile
-                return self._unresolved[call]
+            sent = self._unresolved.get(call)
+            if sent is not None and sent is not instead_of:
+                return sent  # somebody else asked for the same meanwhile
             for _ in range(NUMBERINGS):
                 signed = self.wallet.sign(call, self._chain_id, await self._number(), gas, fees)
                 if await self._taken(call, signed):
@@ -135,7 +142,7 @@ class Sender:
         self._unresolved[call] = signed
         try:
             taken = await self._submit(signed)
-        except (RpcRefused, OutOfGas):
+        except (RpcRefused, OutOfGas, Reverted):
             self._unresolved.pop(call, None)
             raise
         if not taken:
@@ -156,6 +163,8 @@ class Sender:
                     return True
                 if _WRONG_NUMBER.search(refusal.text):
                     return False
+                if refusal.reverted:
+                    raise Reverted(refusal.reason) from None
                 await self._raise_if_empty(refusal, signed.ceiling_wei)
                 raise
             except ChainUnavailable:

@@ -48,11 +48,24 @@ def compile_contract(name: str) -> str:
         "contract": name,
         "compiler": f"vyper {vyper.__version__}",
         "evmVersion": EVM_VERSION,
-        "abi": [*map(_clean, output["abi"]), *_in_default(name), *_errors(source)],
+        "abi": [*_interface(output["abi"]), *_in_default(name), *_errors(source)],
         "storage": {variable: entry["slot"] for variable, entry in layout.items()},
         "runtime": output["bytecode_runtime"],
     }
     return json.dumps(artifact, indent=1) + "\n"
+
+
+def _interface(entries: list[Json]) -> list[Json]:
+    """What Vyper made, as callers of the canonical contract know it."""
+    return [_flat(_clean(entry)) for entry in entries if entry["type"] != "fallback"]
+
+
+def _flat(entry: Json) -> Json:
+    """A getter of a struct returns its fields: the same bytes, and what Solidity declares."""
+    match entry.get("outputs"):
+        case [{"type": "tuple", "components": fields}]:
+            return {**entry, "outputs": fields}
+    return entry
 
 
 def _clean(entry: Any) -> Any:
