@@ -115,7 +115,11 @@ class _Writer:
         threading.Thread(
             target=self._live, args=(connect, opened), name="paywall-sqlite", daemon=True
         ).start()
-        await opened
+        try:
+            await opened
+        except BaseException:
+            self._jobs.put(None)  # a caller that was cancelled leaves no thread behind
+            raise
 
     async def stop(self) -> None:
         self._jobs.put(None)

@@ -1,0 +1,345 @@
+"""One suite for every store: each verb, each reason, and races.
+
+A new store is one more entry of `helpers.stores.STORES`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from helpers.channels import (
+    CHANNEL_ID,
+    CONFIG,
+    NETWORK,
+    NOW,
+    chain,
+    config,
+    voucher,
+)
+from helpers.stores import STORES, Time
+
+from paywall.protocol.channel import HOLD_MS, Channel, NeedsChain, RefusedByChannel
+from paywall.protocol.errors import ConfigurationError, HoldLost, Reason
+from paywall.protocol.limits import MAX_HOLDS
+from paywall.stores import Store, open_store
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path, time: Time) -> AsyncIterator[Store]:
+    store = STORES[request.param](tmp_path, time)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def opened(store: Store) -> Store:
+    """A store with one channel of 10,000 units."""
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10_000), 0)
+    return store
+
+
+async def reason_of(store: Store, amount: int, price: int, request: str = "refused") -> Reason:
+    with pytest.raises(RefusedByChannel) as refused:
+        await store.reserve(CHANNEL_ID, voucher(amount), price, request)
+    assert refused.value.channel.channel_id == CHANNEL_ID
+    return refused.value.reason
+
+
+async def record_of(store: Store, channel_id: bytes = CHANNEL_ID) -> Channel:
+    record = await store.channel(channel_id)
+    assert record is not None
+    return record
+
+
+# -- The verbs -----------------------------------------------------------------------------------
+
+
+async def test_an_unknown_channel_is_none_and_asks_for_the_chain(store: Store) -> None:
+    assert await store.channel(CHANNEL_ID) is None
+    for verb in (
+        store.reserve(CHANNEL_ID, voucher(1), 1, "a"),
+        store.begin_refund(CHANNEL_ID, voucher(0), None),
+        store.end_refund(CHANNEL_ID, None),
+    ):
+        with pytest.raises(NeedsChain):
+            await verb
+    with pytest.raises(HoldLost):
+        await store.charge(CHANNEL_ID, "a", 1)
+    await store.release(CHANNEL_ID, "a")
+    await store.renew([(CHANNEL_ID, "a")])
+    assert await store.channel(CHANNEL_ID) is None
+
+
+async def test_an_unknown_channel_is_opened_with_its_evidence(store: Store) -> None:
+    opened = await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10_000, 50), 300)
+    assert (opened.config, opened.balance, opened.claimed) == (CONFIG, 10_000, 50)
+    assert (opened.charged, opened.floor) == (300, 300)
+    assert await record_of(store) == opened
+
+
+async def test_a_known_channel_takes_over_the_chain_and_no_evidence(opened: Store) -> None:
+    newer = await opened.record(CHANNEL_ID, NETWORK, CONFIG, chain(20_000, block=2), 5000)
+    assert (newer.balance, newer.charged) == (20_000, 0)
+    older = await opened.record(CHANNEL_ID, NETWORK, CONFIG, chain(1, block=1), 0)
+    assert older == newer == await record_of(opened)
+
+
+async def test_what_reserve_returns_is_what_is_kept(opened: Store) -> None:
+    held = await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    assert held == await record_of(opened)
+    assert (held.voucher, held.held, held.used_at_ms) == (voucher(100), 100, NOW * 1000)
+    assert held.holds["a"].deadline_ms == NOW * 1000 + HOLD_MS
+
+
+async def test_a_repeated_reserve_gives_the_same_answer(opened: Store, time: Time) -> None:
+    held = await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    time.seconds += 5
+    assert await opened.reserve(CHANNEL_ID, voucher(100), 100, "a") == held
+    assert await reason_of(opened, 200, 100, "a") is Reason.PAYMENT_ID_REUSED
+
+
+async def test_a_charge_happens_once(opened: Store) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    charged = await opened.charge(CHANNEL_ID, "a", 60)
+    assert (charged.charged, charged.holds) == (60, {})
+    with pytest.raises(HoldLost):
+        await opened.charge(CHANNEL_ID, "a", 60)
+    assert await record_of(opened) == charged
+
+
+async def test_a_release_may_be_repeated_and_frees_the_voucher(opened: Store) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    await opened.release(CHANNEL_ID, "a")
+    await opened.release(CHANNEL_ID, "a")
+    with pytest.raises(HoldLost):
+        await opened.charge(CHANNEL_ID, "a", 100)
+    assert (await opened.reserve(CHANNEL_ID, voucher(100), 100, "b")).held == 100
+
+
+async def test_renewing_keeps_what_is_there_and_passes_over_the_rest(
+    opened: Store, time: Time
+) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    await opened.reserve(CHANNEL_ID, voucher(200), 100, "b")
+    time.seconds += 40
+    gone = config(9).channel_id(NETWORK)
+    await opened.renew([(CHANNEL_ID, "a"), (CHANNEL_ID, "gone"), (gone, "a")])
+    time.seconds += 30
+    held = await opened.reserve(CHANNEL_ID, voucher(300), 100, "c")
+    assert sorted(held.holds) == ["a", "c"]
+
+
+async def test_case_39_a_late_charge_is_fenced(opened: Store, time: Time) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(100), 100, "late")
+    time.seconds += HOLD_MS / 1000
+    await opened.reserve(CHANNEL_ID, voucher(200), 100, "next")
+    with pytest.raises(HoldLost):
+        await opened.charge(CHANNEL_ID, "late", 100)
+    assert (await record_of(opened)).committed == 100
+
+
+async def test_case_28_a_replayed_voucher_buys_nothing(opened: Store) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(100), 50, "a")
+    assert await reason_of(opened, 100, 50) is Reason.CUMULATIVE_MISMATCH
+    await opened.charge(CHANNEL_ID, "a", 50)
+    assert await reason_of(opened, 100, 50) is Reason.CUMULATIVE_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("amount", "price", "reason"),
+    [
+        (10_001, 1, Reason.EXCEEDS_BALANCE),
+        (500, 1, Reason.BELOW_CLAIMED),
+        (600, 101, Reason.CUMULATIVE_MISMATCH),
+    ],
+)
+async def test_case_32_an_unfit_voucher_is_refused_and_changes_nothing(
+    store: Store, amount: int, price: int, reason: Reason
+) -> None:
+    before = await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10_000, 500), 0)
+    assert await reason_of(store, amount, price) is reason
+    assert await record_of(store) == before
+
+
+async def test_too_many_requests_at_once_are_refused(opened: Store) -> None:
+    for number in range(1, MAX_HOLDS + 1):
+        await opened.reserve(CHANNEL_ID, voucher(number), 1, f"r{number}")
+    assert await reason_of(opened, MAX_HOLDS + 1, 1) is Reason.CHANNEL_BUSY
+
+
+async def test_case_33_inside_the_margin_of_a_withdrawal_nothing_is_admitted(store: Store) -> None:
+    leaving = chain(10_000, withdraw_amount=10_000, withdraw_requested_at=NOW - 600)
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, leaving, 0)
+    assert await reason_of(store, 1, 1) is Reason.CHANNEL_CLOSING
+
+
+async def test_a_reading_of_the_chain_grows_old(opened: Store, time: Time) -> None:
+    time.seconds += CONFIG.withdraw_delay_seconds / 3
+    with pytest.raises(NeedsChain):
+        await opened.reserve(CHANNEL_ID, voucher(1), 1, "a")
+
+
+async def test_case_38_a_refund_is_set_aside_once_and_ended(opened: Store) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    await opened.charge(CHANNEL_ID, "a", 100)
+    leaving = await opened.begin_refund(CHANNEL_ID, voucher(100), None)
+    assert leaving.remaining == 0
+    with pytest.raises(RefusedByChannel) as refused:
+        await opened.begin_refund(CHANNEL_ID, voucher(100), None)
+    assert refused.value.reason is Reason.CHANNEL_BUSY
+    assert await reason_of(opened, 200, 100) is Reason.EXCEEDS_BALANCE
+    ended = await opened.end_refund(CHANNEL_ID, chain(100, 100, refund_nonce=1, block=2))
+    assert (ended.balance, ended.claimed, ended.refunding) == (100, 100, None)
+    assert await opened.end_refund(CHANNEL_ID, None) == ended == await record_of(opened)
+
+
+@pytest.mark.parametrize("amount", [2**53 + 1, 2**64, 2**127 + 3, 2**128 - 1])
+async def test_amounts_are_exact_up_to_uint128(store: Store, amount: int) -> None:
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(2**128 - 1), 0)
+    await store.reserve(CHANNEL_ID, voucher(1), 1, "small")
+    await store.reserve(CHANNEL_ID, voucher(amount), amount - 1, "large")
+    charged = await store.charge(CHANNEL_ID, "large", amount - 1)
+    assert (charged.charged, charged.committed, charged.seen) == (amount - 1, amount, (1, amount))
+    assert await record_of(store) == charged
+    assert await store.claimable() == [charged]
+
+
+# -- Many channels -------------------------------------------------------------------------------
+
+
+async def fill(store: Store, charges: dict[int, int]) -> dict[int, bytes]:
+    """Channels by number, each charged so much."""
+    ids = {number: config(number).channel_id(NETWORK) for number in charges}
+    for number, amount in charges.items():
+        await store.record(ids[number], NETWORK, config(number), chain(2**128 - 1), 0)
+        if amount:
+            await store.reserve(ids[number], voucher(amount), amount, "a")
+            await store.charge(ids[number], "a", amount)
+    return ids
+
+
+async def test_channels_come_in_the_order_of_their_ids_a_page_at_a_time(store: Store) -> None:
+    ids = sorted((await fill(store, dict.fromkeys(range(5), 0))).values())
+    assert [channel.channel_id for channel in await store.channels()] == ids
+    first = await store.channels(limit=2)
+    second = await store.channels(after=first[-1].channel_id, limit=2)
+    rest = await store.channels(after=second[-1].channel_id, limit=2)
+    assert [channel.channel_id for channel in first + second + rest] == ids
+    assert await store.channels(after=ids[-1]) == []
+
+
+async def test_claimable_are_those_that_owe_the_largest_sums_first(store: Store) -> None:
+    ids = await fill(store, {1: 255, 2: 0, 3: 256, 4: 2**64, 5: 10**30, 6: 9})
+    owing = [channel.channel_id for channel in await store.claimable()]
+    assert owing == [ids[5], ids[4], ids[3], ids[1], ids[6]]
+    assert [channel.unclaimed for channel in await store.claimable(limit=2)] == [10**30, 2**64]
+
+
+async def test_what_is_claimed_or_was_never_signed_is_not_claimable(store: Store) -> None:
+    ids = await fill(store, {1: 100})
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(), 500)
+    assert [channel.charged for channel in await store.claimable()] == [100]
+    await store.record(ids[1], NETWORK, config(1), chain(claimed=100, block=2), 0)
+    assert await store.claimable() == []
+
+
+# -- Races ---------------------------------------------------------------------------------------
+
+
+async def test_case_27_many_requests_at_once_on_one_channel_are_all_charged(opened: Store) -> None:
+    async def request(number: int) -> None:
+        await opened.reserve(CHANNEL_ID, voucher(10 * number), 10, f"r{number}")
+        await asyncio.sleep(0)
+        await opened.charge(CHANNEL_ID, f"r{number}", 10)
+
+    async with asyncio.TaskGroup() as group:
+        # The last voucher first: it covers all the others, in whatever order they come.
+        for number in range(64, 0, -1):
+            group.create_task(request(number))
+    record = await record_of(opened)
+    assert (record.charged, record.held, record.signed, len(record.seen)) == (640, 0, 640, 64)
+
+
+async def test_case_27_one_voucher_sent_many_times_at_once_is_granted_once(opened: Store) -> None:
+    outcomes = await asyncio.gather(
+        *(opened.reserve(CHANNEL_ID, voucher(500), 1, f"r{number}") for number in range(64)),
+        return_exceptions=True,
+    )
+    refused = [outcome for outcome in outcomes if isinstance(outcome, RefusedByChannel)]
+    assert len(refused) == 63
+    assert {error.reason for error in refused} == {Reason.CUMULATIVE_MISMATCH}
+    assert (await record_of(opened)).held == 1
+
+
+async def test_one_request_reserved_many_times_at_once_is_one_hold(opened: Store) -> None:
+    records = await asyncio.gather(
+        *(opened.reserve(CHANNEL_ID, voucher(500), 7, "same") for _ in range(20))
+    )
+    assert {record.held for record in records} == {7}
+
+
+async def test_one_hold_charged_many_times_at_once_is_charged_once(opened: Store) -> None:
+    await opened.reserve(CHANNEL_ID, voucher(500), 500, "a")
+    outcomes = await asyncio.gather(
+        *(opened.charge(CHANNEL_ID, "a", 500) for _ in range(20)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, HoldLost) for outcome in outcomes) == 19
+    assert (await record_of(opened)).charged == 500
+
+
+async def test_verbs_on_many_channels_at_once_do_not_mix(store: Store) -> None:
+    ids = await fill(store, dict.fromkeys(range(1, 33), 0))
+
+    async def request(number: int, turn: int) -> None:
+        name = f"{number}-{turn}"
+        await store.reserve(ids[number], voucher(number * turn), number, name)
+        await store.charge(ids[number], name, number)
+
+    for turn in (1, 2, 3):
+        await asyncio.gather(*(request(number, turn) for number in ids))
+    charged = {channel.channel_id: channel.charged for channel in await store.channels()}
+    assert charged == {ids[number]: 3 * number for number in ids}
+
+
+# -- URLs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "store.db", "nothing://x", "memory://name", "memory:///x", "memory://?a=1"),
+        *("sqlite://", "sqlite:///", "sqlite://store.db", "sqlite:///:memory:", "sqlite:///a#b"),
+        *("sqlite:///a?timeout=0", "sqlite:///a?timeout=x", "sqlite:///a?timeout=nan"),
+        "sqlite:///a?cache=shared",
+    ],
+)
+def test_a_url_that_names_no_store_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        open_store(url)
+
+
+async def test_a_url_opens_a_file_and_finds_it_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/my%20store.db?timeout=2.5"
+    for expected in (None, CONFIG):
+        store = open_store(url)
+        await store.open()
+        found = await store.channel(CHANNEL_ID)
+        assert (found and found.config) == expected
+        await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(), 0)
+        await store.close()
+    assert (tmp_path / "my store.db").exists()
+
+
+async def test_a_relative_url_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///here.db")
+    await store.open()
+    await store.close()
+    assert (tmp_path / "here.db").exists()
