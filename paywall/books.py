@@ -8,13 +8,18 @@ no key and does not know HTTP.
     amount = max(signed + 1, charged + in flight + price)    a provider that keeps a window
     amount = charged + price                                 one that serves one at a time
 
+A provider is believed where that costs nothing more: a total is adopted up to what our own
+signatures explain without the payment that it refuses, and of a deposit only one can ever be mined
+until a receipt has confirmed it. All that may have left the wallet counts against the total.
+
 Sources: batch-settlement EVM specification, "Client: Payment Construction"; the window is ours.
 """
 
+import dataclasses
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final, Never
@@ -31,6 +36,7 @@ from paywall.protocol.x402 import (
     PaymentRequired,
     SettlementResponse,
     decode_requirements,
+    encode_json,
     parse_bytes,
 )
 from paywall.walletfile import FORGOTTEN_SECONDS, Account, InFlight, PendingDeposit, WalletFile
@@ -38,28 +44,42 @@ from paywall.walletfile import FORGOTTEN_SECONDS, Account, InFlight, PendingDepo
 DEPOSIT_WAIT_SECONDS: Final = 120
 """How long others wait for a deposit that is on its way before one of them tries again."""
 TURN_SECONDS: Final = 0.05
-"""How often a waiting payment looks for itself, in case another process made room."""
+"""How often the first of those who wait looks for itself, in case another process made room."""
+MAX_TURN_SECONDS: Final = 2.0
+MAX_EVIDENCE_BYTES: Final = 4096
+_EVIDENCE: Final = "; its receipt: "
 
-SignDeposit = Callable[[Intent, int, int], PendingDeposit]
-"""(intent, amount in atomic units, now in Unix seconds) -> the signed authorization."""
+SignDeposit = Callable[[Intent, int, int, bytes | None], PendingDeposit]
+"""(intent, amount in atomic units, now in Unix seconds, salt or None) -> the authorization."""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """A payment that is written down: what to sign, and for which channel."""
+    """A payment that is written down: what to sign, and for which channel.
+
+    `first_deposit`: its deposit has not left before.
+    """
 
     intent: Intent
     payment_id: str
     amount: int
     config: bytes
     deposit: PendingDeposit | None = None
+    first_deposit: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A place in the queue of a channel: worth another look when `done`, or after `seconds`."""
+
+    done: "Future[None]"
+    seconds: float
 
 
 class Wait(Exception):
-    """Not now: the channel's room, or its deposit, is somebody else's. `turn` is done when it is
-    worth looking again."""
+    """Not now: the channel's room, or its deposit, is somebody else's."""
 
-    def __init__(self, turn: "Future[None]") -> None:
+    def __init__(self, turn: Turn) -> None:
         super().__init__("waiting for a turn on the channel")
         self.turn = turn
 
@@ -81,16 +101,16 @@ class Books:
         self._clock = clock
         self._sign_deposit = sign_deposit
         self._turns: dict[bytes, deque[Future[None]]] = {}
+        self._turns_lock = threading.Lock()
 
     def spent(self) -> int:
         """What was charged, and the prices of all requests in flight, over all channels."""
-        charged = sum(account.charged for account in self.file.accounts())
-        return charged + sum(payment.price for payment in self.file.in_flight())
+        return self.file.totals().spent
 
     # -- Promising -------------------------------------------------------------------------------
 
-    def begin(self, intent: Intent) -> Promise:
-        """Writes down what is about to be promised.
+    def begin(self, intent: Intent, turn: Turn | None = None) -> Promise:
+        """Writes down what is about to be promised; `turn` is the one that was waited for.
 
         Raises Wait when it is not this payment's turn, OverBudget, or ProviderMisbehaved for a
         provider that is not paid any more; then nothing is written.
@@ -98,39 +118,57 @@ class Books:
         now = self._clock()
         with self.file.change():
             account = self._count_forgotten(self._account(intent), now)
-            flying = self.file.in_flight(intent.channel_id)
             if account.stopped:
-                raise ProviderMisbehaved(
-                    f"{account.origin} is not paid any more: {account.stopped}"
-                )
-            if len(flying) >= intent.in_flight:
-                raise Wait(self._turn(intent.channel_id))
-            self._refuse_over_budget(intent)
-            amount = _next_total(account, flying, intent)
-            deposit = None
-            if amount > account.balance:
-                deposit = self._deposit_for(account, intent, amount, now)
-                account = replace(
-                    account, deposit=deposit, deposit_until=now + DEPOSIT_WAIT_SECONDS
-                )
-            return self._write(account, flying, intent, amount, deposit)
+                why = account.stopped.partition(_EVIDENCE)[0]
+                raise ProviderMisbehaved(f"{account.origin} is not paid any more: {why}")
+            flying = self.file.count(intent.channel_id)
+            if flying >= intent.in_flight:
+                raise Wait(self._turn(intent.channel_id, turn))
+            self._refuse_over_budget(account, intent)
+            promise = self._promised(account, intent, now, turn)
+            self._write(account, promise, alone=not flying, now=now)
+        if promise.first_deposit:
+            self.file.flush()
+        return promise
 
-    def _write(
-        self,
-        account: Account,
-        flying: list[InFlight],
-        intent: Intent,
-        amount: int,
-        deposit: PendingDeposit | None,
-    ) -> Promise:
-        payment_id = "pay_" + token_hex(16)
-        alone, now = not flying, self._clock()
-        if flying:
+    def _promised(self, account: Account, intent: Intent, now: float, turn: Turn | None) -> Promise:
+        amount = _next_total(account, intent)
+        promise = Promise(
+            intent=intent,
+            payment_id="pay_" + token_hex(16),
+            amount=amount,
+            config=account.config,
+        )
+        if amount <= account.balance or _supposed(account, amount, now):
+            return promise
+        if 0 < account.deposit_until - now <= DEPOSIT_WAIT_SECONDS:
+            raise Wait(self._turn(intent.channel_id, turn))
+        deposit = self._deposit_for(account, intent, amount, now)
+        return dataclasses.replace(promise, deposit=deposit, first_deposit=not account.deposit)
+
+    def _write(self, account: Account, promise: Promise, alone: bool, now: float) -> None:
+        intent = promise.intent
+        if promise.deposit:
+            account = replace(
+                account, deposit=promise.deposit, deposit_until=now + DEPOSIT_WAIT_SECONDS
+            )
+        elif promise.amount > account.balance:
+            account = _suppose(account)
+        if not alone:
             self.file.crowd(intent.channel_id)
-        signed = max(account.signed, amount)
-        self.file.put(replace(account, signed=signed, in_flight=intent.in_flight))
-        self.file.add(InFlight(payment_id, intent.channel_id, intent.price, amount, alone, now))
-        return Promise(intent, payment_id, amount, account.config, deposit)
+        self.file.put(
+            replace(
+                account,
+                signed=max(account.signed, promise.amount),
+                flying=account.flying + intent.price,
+                in_flight=intent.in_flight,
+            )
+        )
+        self.file.add(
+            InFlight(
+                promise.payment_id, intent.channel_id, intent.price, promise.amount, alone, now
+            )
+        )
 
     def _account(self, intent: Intent) -> Account:
         known = self.file.account(intent.channel_id)
@@ -145,33 +183,40 @@ class Books:
 
     def _count_forgotten(self, account: Account, now: float) -> Account:
         """Payments of a process that died: nobody knows, so they count as spent."""
-        for payment in self.file.in_flight(account.channel_id):
-            if payment.started < now - FORGOTTEN_SECONDS:
-                self.file.take(payment.payment_id)
-                account = replace(account, charged=account.charged + payment.price)
+        for payment in self.file.take_older(account.channel_id, now - FORGOTTEN_SECONDS):
+            account = replace(
+                account,
+                charged=account.charged + payment.price,
+                flying=account.flying - payment.price,
+            )
         return account
 
-    def _refuse_over_budget(self, intent: Intent) -> None:
-        spent, show = self.spent(), intent.asset.show
-        if spent + intent.price > self._policy.total:
+    def _refuse_over_budget(self, account: Account, intent: Intent) -> None:
+        totals, total, show = self.file.totals(), self._policy.total, intent.asset.show
+        more = max(0, account.spent + intent.price - account.outlay)
+        if totals.spent + intent.price > total or (more and totals.outlay + more > total):
+            locked = totals.outlay - totals.spent
             raise OverBudget(
-                f"{intent.origin} asks {show(intent.price)}; {show(spent)} of the total of "
-                f"{show(self._policy.total)} is spent or in flight"
+                f"{intent.origin} asks {show(intent.price)}; of the total of {show(total)}, "
+                f"{show(totals.spent)} is spent or in flight and {show(locked)} is locked up"
             )
 
     def _deposit_for(
         self, account: Account, intent: Intent, amount: int, now: float
     ) -> PendingDeposit:
-        """The deposit that lets `amount` be promised: the one that is under way, or a new one."""
-        if account.deposit_until > now:
-            raise Wait(self._turn(intent.channel_id))
-        known = account.deposit
-        if known and known.valid_before > now + MIN_AUTHORIZATION_LEFT_SECONDS:
-            return known
-        least = max(intent.min_deposit, amount - account.balance)
-        return self._sign_deposit(intent, self._deposit_amount(intent, least), int(now))
+        """The deposit that lets `amount` be promised.
 
-    def _deposit_amount(self, intent: Intent, least: int) -> int:
+        One that has left already is sent again, or signed again under its own salt, so that the
+        token takes one of them at most; a new one is made only when receipts confirmed the last.
+        """
+        least = max(intent.min_deposit, amount - account.balance)
+        known = account.deposit
+        if known and _valid(known, now) and known.amount >= least:
+            return known
+        size = self._deposit_amount(account, intent, least)
+        return self._sign_deposit(intent, size, int(now), known.salt if known else None)
+
+    def _deposit_amount(self, account: Account, intent: Intent, least: int) -> int:
         """What to lock up: what policy says, at least what is needed, at most what is left."""
         policy, show = self._policy, intent.asset.show
         if least > max(policy.deposit, intent.price):
@@ -179,19 +224,20 @@ class Books:
                 f"{intent.origin} asks a deposit of {show(least)}; this wallet locks up at most "
                 f"{show(policy.deposit)} at a time"
             )
-        locked = sum(other.deposited - other.charged for other in self.file.accounts())
-        room = policy.total - self.spent() - max(0, locked)
+        elsewhere = self.file.totals().outlay - account.outlay
+        room = policy.total - elsewhere - account.deposited
         if least > room:
             raise OverBudget(
                 f"{intent.origin} needs a deposit of {show(least)}; {show(max(0, room))} is left "
                 f"of the total of {show(policy.total)}"
             )
-        return max(least, min(policy.deposit, room))
+        pending = account.deposit.amount if account.deposit else 0
+        return max(least, min(max(policy.deposit, pending), room))
 
     # -- Settling --------------------------------------------------------------------------------
 
-    def settle(self, promise: Promise, receipt: SettlementResponse) -> None:
-        """Takes over a receipt.
+    def settle(self, promise: Promise, receipt: SettlementResponse) -> int:
+        """Takes over a receipt, and returns what it says was charged.
 
         Raises ProviderMisbehaved when it says more than was agreed, and then pays this provider
         no more; PaymentRefused when it cannot be read, and then the payment counts as spent.
@@ -202,39 +248,66 @@ class Books:
             self.keep(promise)
             raise PaymentRefused(f"the receipt cannot be read: {error}", "malformed") from error
         if charged > promise.intent.price:
-            self._stop(promise, f"it charged {charged} where {promise.intent.price} was agreed")
-        with self._ending(promise) as (account, payment):
-            if payment is None:
-                return
-            if promise.deposit:
-                account = _deposited(account, promise.deposit)
+            self.keep(promise)
+            agreed = promise.intent.price
+            self.stop(promise, f"it charged {charged} where {agreed} was agreed", receipt)
+
+        def settled(account: Account, payment: InFlight) -> Account:
             now_charged = account.charged + charged
             if payment.alone and total is not None and total < now_charged:
                 now_charged = total  # nobody else was in flight: the provider's lower count holds
-            self.file.put(replace(account, charged=now_charged))
+            if account.deposit and (promise.deposit or account.deposit.supposed):
+                account = _deposited(account, account.deposit)
+            return replace(account, charged=now_charged)
+
+        self._end(promise, settled)
+        return charged
 
     def release(self, promise: Promise) -> None:
         """The payment was not taken: its price is free again. What was signed stays signed."""
-        with self._ending(promise) as (account, _):
-            if promise.deposit:
-                self.file.put(replace(account, deposit_until=0.0))
+        self._end(promise, lambda account, p: replace(account, doubtful=account.doubtful + p.price))
+
+    def unsent(self, promise: Promise) -> None:
+        """Nothing has left: the payment is free again, and so is a deposit that was made for it."""
+
+        def undone(account: Account, payment: InFlight) -> Account:
+            nobody_else = self._clock() < payment.started + DEPOSIT_WAIT_SECONDS
+            first = promise.first_deposit and nobody_else
+            return replace(account, deposit=None) if first else account
+
+        self._end(promise, undone)
 
     def keep(self, promise: Promise) -> None:
         """Nobody knows whether the payment was taken: it counts as spent."""
-        with self._ending(promise) as (account, payment):
+        self._end(promise, lambda account, p: replace(account, charged=account.charged + p.price))
+
+    def stop(self, promise: Promise, why: str, receipt: SettlementResponse) -> Never:
+        """Pays this provider no more, and keeps its receipt as evidence."""
+        intent = promise.intent
+        evidence = encode_json(receipt)[:MAX_EVIDENCE_BYTES].decode(errors="replace")
+        with self.file.change():
+            self.file.put(replace(self._account(intent), stopped=why + _EVIDENCE + evidence))
+        raise ProviderMisbehaved(f"{intent.origin} broke the agreement: {why}")
+
+    def _end(self, promise: Promise, outcome: Callable[[Account, InFlight], Account]) -> None:
+        """The end of a payment: taken out, its channel changed, and those who wait woken.
+
+        One that took so long that it was counted as forgotten has ended already.
+        """
+        with self.file.change():
+            payment = self.file.take(promise.payment_id)
             if payment:
-                charged = account.charged + payment.price
-                self.file.put(replace(account, charged=charged, deposit_until=0.0))
+                account = self._account(promise.intent)
+                account = replace(account, flying=account.flying - payment.price)
+                if promise.deposit:
+                    account = replace(account, deposit_until=0.0)
+                self.file.put(outcome(account, payment))
+        self._pass_on(promise.intent.channel_id, everybody=promise.deposit is not None)
 
-    def _stop(self, promise: Promise, why: str) -> Never:
-        with self._ending(promise) as (account, _):
-            charged = account.charged + promise.intent.price
-            self.file.put(replace(account, charged=charged, stopped=why))
-        raise ProviderMisbehaved(f"{promise.intent.origin} broke the agreement: {why}")
-
-    def correct(self, intent: Intent, refusal: PaymentRequired) -> bool:
+    def correct(self, intent: Intent, refusal: PaymentRequired, refused: int = 0) -> bool:
         """Adopts a corrective 402 as far as our own signature proves it; False when it does not.
 
+        `refused` is the price of all that was refused for this request, which it was not to cost.
         What the provider says of the balance is believed too: it only decides whether to deposit,
         and deposits are bounded by policy.
         """
@@ -246,15 +319,27 @@ class Books:
             balance = parse_amount(extra.channel_state.balance)
         except ValueError:
             return False
-        signed = self._proven(intent, extra.voucher_state)
-        if total > signed:
-            return False
+        proof = self._proven(intent, extra.voucher_state)
         with self.file.change():
             account = self._account(intent)
-            flying = sum(p.price for p in self.file.in_flight(intent.channel_id))
+            if not _explained(account, total, proof, refused):
+                return False
+            flying = account.flying
             charged = max(account.charged, total - flying) if flying else total
-            signed = max(account.signed, signed)
-            self.file.put(replace(account, charged=charged, signed=signed, balance=balance))
+            found = charged - account.charged if flying else account.doubtful
+            if account.deposit and balance >= account.balance + account.deposit.amount:
+                account = _deposited(account, account.deposit)
+            self.file.put(
+                replace(
+                    account,
+                    charged=charged,
+                    signed=max(account.signed, proof),
+                    balance=balance,
+                    doubtful=max(0, account.doubtful - found),
+                    # What was charged was deposited once, by whoever else has this key.
+                    deposited=max(account.deposited, charged),
+                )
+            )
         return True
 
     def _proven(self, intent: Intent, proof: object) -> int:
@@ -282,43 +367,85 @@ class Books:
             deposited = max(account.charged, account.deposited - amount)
             self.file.put(replace(account, balance=left, deposited=deposited))
 
-    @contextmanager
-    def _ending(self, promise: Promise) -> Iterator[tuple[Account, InFlight | None]]:
-        """The end of a payment: taken out, its channel changed, and those who wait woken."""
-        with self.file.change():
-            payment = self.file.take(promise.payment_id)
-            yield self._account(promise.intent), payment
-        self._pass_on(promise.intent.channel_id, everybody=promise.deposit is not None)
-
     # -- Turns -----------------------------------------------------------------------------------
 
-    def _turn(self, channel_id: bytes) -> "Future[None]":
-        turn: Future[None] = Future()
-        self._turns.setdefault(channel_id, deque()).append(turn)
-        return turn
+    def _turn(self, channel_id: bytes, before: Turn | None) -> Turn:
+        """A place in the queue: the one that is held already, in front for who was called once."""
+        with self._turns_lock:
+            waiting = self._turns.setdefault(channel_id, deque())
+            while waiting and waiting[0].done():
+                waiting.popleft()
+            done = before.done if before else Future()
+            if before is None:
+                waiting.append(done)
+            elif done.done():
+                done = Future()
+                waiting.appendleft(done)
+            return Turn(done, min(TURN_SECONDS * max(1, len(waiting)), MAX_TURN_SECONDS))
+
+    def leave(self, intent: Intent, turn: Turn) -> None:
+        """Waits no more, whether it began or not; a call that it does not follow is passed on."""
+        if not turn.done.cancel():
+            self._pass_on(intent.channel_id, everybody=False)
 
     def _pass_on(self, channel_id: bytes, everybody: bool) -> None:
         """Wakes those who wait: the first for a place that became free, all after a deposit."""
-        waiting = self._turns.get(channel_id)
-        while waiting:
-            turn = waiting.popleft()
-            if turn.set_running_or_notify_cancel():
-                turn.set_result(None)
-                if not everybody:
-                    break
+        called: list[Future[None]] = []
+        with self._turns_lock:
+            waiting = self._turns.get(channel_id)
+            while waiting and (everybody or not called):
+                turn = waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    called.append(turn)
+            if not waiting:
+                self._turns.pop(channel_id, None)
+        for turn in called:
+            turn.set_result(None)
 
 
-def _next_total(account: Account, flying: list[InFlight], intent: Intent) -> int:
+def _next_total(account: Account, intent: Intent) -> int:
     if intent.in_flight == 1:
         return account.charged + intent.price
-    committed = account.charged + sum(payment.price for payment in flying)
-    return max(account.signed + 1, committed + intent.price)
+    return max(account.signed + 1, account.spent + intent.price)
+
+
+def _valid(deposit: PendingDeposit, now: float) -> bool:
+    return deposit.valid_before > now + MIN_AUTHORIZATION_LEFT_SECONDS
+
+
+def _supposed(account: Account, amount: int, now: float) -> bool:
+    """Whether a deposit of which nobody said what became of it has expired, and would do."""
+    known = account.deposit
+    if known is None or known.supposed or _valid(known, now):
+        return False
+    return amount <= account.balance + known.amount
+
+
+def _suppose(account: Account) -> Account:
+    """Supposes that the deposit was mined: a voucher alone will find out, and risks nothing."""
+    assert account.deposit is not None
+    supposed = replace(account.deposit, supposed=True)
+    return replace(account, deposit=supposed, balance=account.balance + supposed.amount)
+
+
+def _explained(account: Account, total: int, proof: int, refused: int) -> bool:
+    """Whether a provider's total follows from our own signatures.
+
+    What our books count already needs no proof. More needs one: a signature that our books do not
+    know (somebody else has this key), or one of ours for a payment that was released. Never one
+    that was refused for the same request: that would be a second price for one answer.
+    """
+    if total <= account.spent:
+        return True
+    known = account.spent + max(0, account.doubtful - refused)
+    return total <= proof and (proof > account.signed or total <= known)
 
 
 def _deposited(account: Account, deposit: PendingDeposit) -> Account:
+    """The channel with a deposit that is confirmed; a supposed one is in its balance already."""
     return replace(
         account,
-        balance=account.balance + deposit.amount,
+        balance=account.balance + (0 if deposit.supposed else deposit.amount),
         deposited=account.deposited + deposit.amount,
         deposit=None,
         deposit_until=0.0,

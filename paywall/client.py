@@ -6,15 +6,15 @@ and one for asyncio. Paying happens below httpx's redirects, cookies and auth, w
 """
 
 import asyncio
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TurnTimeout
 from contextlib import suppress
-from typing import Any, Final, NoReturn, TypeVar
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import httpx
 
-from paywall.books import TURN_SECONDS
-from paywall.flow import Flow, Receipt, Turn, pay, receipt, refund
+from paywall.books import Turn
+from paywall.flow import Flow, Receipt, pay, receipt, refund
 from paywall.protocol.errors import PaymentRefused
 from paywall.wallet import Wallet
 
@@ -44,6 +44,10 @@ class _Talk:
         self._flow.throw(error)
         raise AssertionError("a flow that fails does not go on")
 
+    def close(self) -> None:
+        """Ends a flow that will not go on; one that is over stays as it is."""
+        self._flow.close()
+
     def result(self) -> httpx.Response:
         assert self.answer is not None
         return self.answer
@@ -63,16 +67,18 @@ class Transport(httpx.BaseTransport):
         return self._drive(_Talk(refund(self.wallet, request, amount)))
 
     def _drive(self, talk: _Talk) -> httpx.Response:
-        step = talk.next()
-        while step is not None:
-            if isinstance(step, Future):
-                with suppress(TurnTimeout):
-                    step.result(TURN_SECONDS)
-                step.cancel()
-                step = talk.next()
-            else:
-                step = self._exchange(talk, step)
-        return talk.result()
+        try:
+            step = talk.next()
+            while step is not None:
+                if isinstance(step, Turn):
+                    with suppress(TurnTimeout):
+                        step.done.result(step.seconds)
+                    step = talk.next()
+                else:
+                    step = self._exchange(talk, step)
+            return talk.result()
+        finally:
+            talk.close()
 
     def _exchange(self, talk: _Talk, request: httpx.Request) -> "httpx.Request | Turn | None":
         try:
@@ -91,6 +97,18 @@ class Transport(httpx.BaseTransport):
     def close(self) -> None:
         self._inner.close()
 
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._inner.__exit__(kind, error, trace)
+
 
 class AsyncTransport(httpx.AsyncBaseTransport):
     """Pays for what goes through the asynchronous transport inside it."""
@@ -106,15 +124,17 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         return await self._drive(_Talk(refund(self.wallet, request, amount)))
 
     async def _drive(self, talk: _Talk) -> httpx.Response:
-        step = talk.next()
-        while step is not None:
-            if isinstance(step, Future):
-                await asyncio.wait((asyncio.wrap_future(step),), timeout=TURN_SECONDS)
-                step.cancel()
-                step = talk.next()
-            else:
-                step = await self._exchange(talk, step)
-        return talk.result()
+        try:
+            step = talk.next()
+            while step is not None:
+                if isinstance(step, Turn):
+                    await asyncio.wait((asyncio.wrap_future(step.done),), timeout=step.seconds)
+                    step = talk.next()
+                else:
+                    step = await self._exchange(talk, step)
+            return talk.result()
+        finally:
+            talk.close()
 
     async def _exchange(self, talk: _Talk, request: httpx.Request) -> "httpx.Request | Turn | None":
         try:
@@ -133,6 +153,18 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._inner.aclose()
 
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self._inner.__aexit__(kind, error, trace)
+
 
 class Client(httpx.Client):
     """An `httpx.Client` that pays from `wallet`; every other argument is httpx's own."""
@@ -149,7 +181,9 @@ class Client(httpx.Client):
         request = self.build_request(method, url)
         transport = self._transport_for_url(request.url)
         assert isinstance(transport, Transport)
-        return _confirmed(transport.refund(request, amount))
+        response = transport.refund(request, amount)
+        _discard(response)
+        return _confirmed(response)
 
 
 class AsyncClient(httpx.AsyncClient):
@@ -167,7 +201,9 @@ class AsyncClient(httpx.AsyncClient):
         request = self.build_request(method, url)
         transport = self._transport_for_url(request.url)
         assert isinstance(transport, AsyncTransport)
-        return _confirmed(await transport.refund(request, amount))
+        response = await transport.refund(request, amount)
+        await _adiscard(response)
+        return _confirmed(response)
 
 
 def patch(client: _C, wallet: Wallet) -> _C:
@@ -177,17 +213,26 @@ def patch(client: _C, wallet: Wallet) -> _C:
     """
     # httpx has no public way to reach a client's transports; a test holds these two names.
     if isinstance(client, httpx.AsyncClient):
-        client._transport = AsyncTransport(wallet, client._transport)
+        client._transport = _async_paying(wallet, client._transport)
         client._mounts = {
-            pattern: inner and AsyncTransport(wallet, inner)
+            pattern: inner and _async_paying(wallet, inner)
             for pattern, inner in client._mounts.items()
         }
     else:
-        client._transport = Transport(wallet, client._transport)
+        client._transport = _paying(wallet, client._transport)
         client._mounts = {
-            pattern: inner and Transport(wallet, inner) for pattern, inner in client._mounts.items()
+            pattern: inner and _paying(wallet, inner) for pattern, inner in client._mounts.items()
         }
     return client
+
+
+def _paying(wallet: Wallet, inner: httpx.BaseTransport) -> Transport:
+    """One that pays, once: the transport of a client that pays already gets another wallet."""
+    return Transport(wallet, inner._inner if isinstance(inner, Transport) else inner)
+
+
+def _async_paying(wallet: Wallet, inner: httpx.AsyncBaseTransport) -> AsyncTransport:
+    return AsyncTransport(wallet, inner._inner if isinstance(inner, AsyncTransport) else inner)
 
 
 def _confirmed(response: httpx.Response) -> Receipt:
@@ -199,23 +244,30 @@ def _confirmed(response: httpx.Response) -> Receipt:
 
 def _discard(response: httpx.Response) -> None:
     """Reads a short body to its end so that its connection can serve the next request."""
-    with suppress(httpx.TransportError):
+    try:
         size = 0
-        for chunk in response.iter_raw():
+        for chunk in () if response.is_stream_consumed else response.iter_raw():
             size += len(chunk)
             if size > MAX_DISCARDED_BYTES:
                 break
-    response.close()
+    except httpx.TransportError:
+        pass
+    finally:
+        response.close()
 
 
 async def _adiscard(response: httpx.Response) -> None:
-    with suppress(httpx.TransportError):
+    try:
         size = 0
-        async for chunk in response.aiter_raw():
-            size += len(chunk)
-            if size > MAX_DISCARDED_BYTES:
-                break
-    await response.aclose()
+        if not response.is_stream_consumed:
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > MAX_DISCARDED_BYTES:
+                    break
+    except httpx.TransportError:
+        pass
+    finally:
+        await response.aclose()
 
 
 __all__ = ["AsyncClient", "AsyncTransport", "Client", "Transport", "patch", "receipt"]

@@ -15,15 +15,14 @@ Payments ride below redirects, on one hop to one origin, so no payment header le
 
 import logging
 from collections.abc import Generator
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
 from msgspec import Raw
 
-from paywall.books import Promise, Wait
+from paywall.books import Promise, Turn, Wait
 from paywall.policy import Intent
 from paywall.protocol.errors import (
     AgentError,
@@ -52,15 +51,19 @@ from paywall.walletfile import KnownQuote
 
 log = logging.getLogger("paywall.client")
 
-Turn = Future[None]
 Step = httpx.Request | Turn
-Flow = Generator[Step, httpx.Response | None, httpx.Response]
+_T = TypeVar("_T")
+Agreement = Generator[Step, httpx.Response | None, _T]
+Flow = Agreement[httpx.Response]
 
 _CORRECTABLE: Final = frozenset(
     (Reason.CUMULATIVE_MISMATCH.code, Reason.BELOW_CLAIMED.code, Reason.EXCEEDS_BALANCE.code)
 )
+MAX_REASON_CHARS: Final = 200
 _UNKNOWN_STATUSES: Final = frozenset((408, 499, 502, 504))
 """Answers of something in between: whether the provider was reached, nobody knows."""
+
+_NO_PRICE: Final = KnownQuote(b"[]", None)
 
 _quotes = msgspec.json.Decoder(list[Raw])
 _extensions = msgspec.json.Decoder(dict[str, Raw])
@@ -98,7 +101,7 @@ def receipt(response: httpx.Response) -> Receipt | None:
             transaction=settled.transaction,
             amount=parse_amount(settled.amount) if settled.amount else None,
             network=settled.network,
-            reason=settled.error_reason or None,
+            reason=_printable(settled.error_reason) if settled.error_reason else None,
         )
     except ValueError as error:
         raise PaymentRefused(f"the receipt cannot be read: {error}", "malformed") from error
@@ -106,27 +109,49 @@ def receipt(response: httpx.Response) -> Receipt | None:
 
 def pay(wallet: Wallet, request: httpx.Request) -> Flow:
     """The conversation for one request. Raises an AgentError, or the transport's own errors."""
-    origin = origin_of(request.url)
-    quote = known_quote(wallet, request)
-    if quote is None:
+    promise = yield from _first_try(wallet, request)
+    if promise is None:
         unpaid = yield request
         assert unpaid is not None
         quote = _quote_of(unpaid)
         if quote is None:
             return unpaid
         _remember(wallet, request, quote)
-        _refuse_unreplayable(request)
+        promise = yield from _agree(wallet, request, quote)
     tried: set[str] = set()
+    refused = 0
     while True:
-        intent = wallet.choose(origin, quote)
-        promise = yield from _begin(wallet, intent)
         response = yield from _send(wallet, promise, request)
         refusal = _quote_of(response) if response.status_code == 402 else None
         if refusal is None:
+            if response.status_code < 400 and PAYMENT_RESPONSE not in response.headers:
+                _unlearn(wallet, request)
             return response
         _remember(wallet, request, refusal)
-        quote = _next_quote(wallet, intent, refusal, tried)
-        _refuse_unreplayable(request)
+        refused += promise.intent.price
+        quote = _next_quote(wallet, promise.intent, refusal, tried, refused)
+        promise = yield from _agree(wallet, request, quote)
+
+
+def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[Promise | None]:
+    """A payment of the price that this place had last, or None to ask for it again.
+
+    What it asks now may be less, or nothing, so a refusal of our own is no reason to stay away.
+    """
+    quote = known_quote(wallet, request)
+    if quote is None:
+        return None
+    try:
+        return (yield from _begin(wallet, wallet.choose(origin_of(request.url), quote)))
+    except AgentError:
+        return None
+
+
+def _agree(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> Agreement[Promise]:
+    """A payment of what was just asked, for a request that can still be sent."""
+    intent = wallet.choose(origin_of(request.url), quote)
+    _refuse_unreplayable(request)
+    return (yield from _begin(wallet, intent))
 
 
 def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
@@ -153,7 +178,7 @@ def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
             return response
         refusal = _quote_of(response)
         if refusal is None or (settled and settled.error_reason):
-            reason = str((settled and settled.error_reason) or response.status_code)
+            reason = _printable(str((settled and settled.error_reason) or response.status_code))
             raise PaymentRefused(f"{intent.origin} made no refund: {reason}", reason)
         quote = _next_quote(wallet, intent, refusal, tried)
 
@@ -165,21 +190,26 @@ def _amount(settled: SettlementResponse) -> int:
         raise PaymentRefused(f"the receipt cannot be read: {error}", "malformed") from error
 
 
-def _begin(wallet: Wallet, intent: Intent) -> Generator[Step, httpx.Response | None, Promise]:
-    while True:
-        try:
-            return wallet.books.begin(intent)
-        except Wait as wait:
-            turn = wait.turn
-        yield turn
+def _begin(wallet: Wallet, intent: Intent) -> Agreement[Promise]:
+    turn: Turn | None = None
+    try:
+        while True:
+            try:
+                return wallet.books.begin(intent, turn)
+            except Wait as wait:
+                turn = wait.turn
+            yield turn
+    finally:
+        if turn:
+            wallet.books.leave(intent, turn)
 
 
 def _send(wallet: Wallet, promise: Promise, request: httpx.Request) -> Flow:
     """Sends one payment and books what came of it."""
     try:
         response = yield _with_payment(request, wallet.sign(promise))
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
-        wallet.books.release(promise)  # nothing has left
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, GeneratorExit):
+        wallet.books.unsent(promise)  # a driver that gives up before it sends closes the flow
         raise
     except httpx.TransportError as error:
         wallet.books.keep(promise)
@@ -202,7 +232,9 @@ def _book(wallet: Wallet, promise: Promise, response: httpx.Response) -> None:
         wallet.books.keep(promise)
         raise
     if settled and settled.success:
-        wallet.books.settle(promise, settled)
+        charged = wallet.books.settle(promise, settled)
+        if charged and response.status_code == 402:
+            wallet.books.stop(promise, "it took a payment and asked for another", settled)
     elif response.status_code in _UNKNOWN_STATUSES or response.status_code < 400:
         wallet.books.keep(promise)
     else:
@@ -210,16 +242,20 @@ def _book(wallet: Wallet, promise: Promise, response: httpx.Response) -> None:
 
 
 def _next_quote(
-    wallet: Wallet, intent: Intent, refusal: PaymentRequired, tried: set[str]
+    wallet: Wallet,
+    intent: Intent,
+    refusal: PaymentRequired,
+    tried: set[str],
+    refused: int = 0,
 ) -> PaymentRequired:
     """What to accept after a refusal, when its cause can be mended and was not tried before."""
-    reason = str(refusal.error or "")
+    reason = _printable(str(refusal.error or ""))
     cause = reason if reason in _CORRECTABLE else "terms"
     mended = False
     if cause not in tried:
         tried.add(cause)
         if reason in _CORRECTABLE:
-            mended = wallet.books.correct(intent, refusal)
+            mended = wallet.books.correct(intent, refusal, refused)
         elif reason == Reason.CHANNEL_NOT_FOUND.code:
             wallet.books.lost_channel(intent)
             mended = True
@@ -231,6 +267,11 @@ def _next_quote(
         )
     log.info("payment to %s is tried again after %s", intent.origin, reason)
     return refusal
+
+
+def _printable(text: str) -> str:
+    """A stranger's words, fit for a log and an exception: one short line without controls."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_REASON_CHARS])
 
 
 def _with_payment(request: httpx.Request, header: str) -> httpx.Request:
@@ -275,7 +316,7 @@ def _places(request: httpx.Request) -> list[str]:
 def known_quote(wallet: Wallet, request: httpx.Request) -> PaymentRequired | None:
     """What this place, or a sibling of it, asked when it was last seen."""
     known = wallet.file.recall(_places(request))
-    if known is None:
+    if known is None or known == _NO_PRICE:
         return None
     return PaymentRequired(
         x402_version=VERSION,
@@ -295,6 +336,14 @@ def _remember(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) ->
         return
     siblings_known = wallet.file.recall(places[1:]) is not None
     wallet.file.remember(places[:1] if siblings_known else places[1:], fresh, wallet.clock())
+
+
+def _unlearn(wallet: Wallet, request: httpx.Request) -> None:
+    """It was paid and nobody confirmed it: this place is not paid again unasked, and its siblings
+    only at prices that they have named themselves."""
+    places = _places(request)
+    if wallet.file.recall(places[:1]) != _NO_PRICE:
+        wallet.file.remember(places, _NO_PRICE, wallet.clock())
 
 
 def _quote_of(response: httpx.Response) -> PaymentRequired | None:

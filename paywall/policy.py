@@ -88,12 +88,15 @@ class Policy:
         extra = batch.decode_extra(offer)
         if extra.asset_transfer_method not in (UNSET, None, "eip3009"):
             raise NoAcceptableOffer(f"deposits by {extra.asset_transfer_method!r} not supported")
+        price = parse_amount(offer.amount)
+        if price == 0:  # a lure: always the cheapest, and it would still ask for a deposit
+            raise NoAcceptableOffer("the price is zero")
         config = self._config(payer, origin, offer, extra)
         return Intent(
             origin=origin,
             accepted=raw,
             asset=asset,
-            price=parse_amount(offer.amount),
+            price=price,
             config=config,
             channel_id=config.channel_id(offer.network),
             min_deposit=parse_amount(extra.min_deposit) if extra.min_deposit else 0,

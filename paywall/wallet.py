@@ -10,11 +10,10 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from secrets import randbits
+from secrets import token_bytes
 from typing import Never
 
 from coincurve import PrivateKey
-from eth_account import Account as EthAccount
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
@@ -59,9 +58,8 @@ class Wallet:
         state: str | Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._voucher_key = parse_key(key)
-        self._account = EthAccount.from_key(self._voucher_key.secret)
-        self._payer = eip712.address_of(self._voucher_key)
+        self._key = parse_key(key)
+        self._payer = eip712.address_of(self._key)
         self.address = show_address(self._payer)
         self.policy = Policy(
             per_request=_dollars(per_request),
@@ -108,16 +106,18 @@ class Wallet:
 
     def _voucher(self, intent: Intent, amount: int) -> Voucher:
         domain = eip712.settlement_domain(intent.asset.chain_id)
-        return batch.sign_voucher(self._voucher_key, domain, intent.channel_id, amount)
+        return batch.sign_voucher(self._key, domain, intent.channel_id, amount)
 
-    def _sign_deposit(self, intent: Intent, amount: int, now: int) -> PendingDeposit:
+    def _sign_deposit(
+        self, intent: Intent, amount: int, now: int, salt: bytes | None
+    ) -> PendingDeposit:
         valid_before = now + DEFAULT_TIMEOUT_SECONDS
-        unsigned = PendingDeposit(amount, valid_before, eip712.word(randbits(256)), b"")
+        unsigned = PendingDeposit(amount, valid_before, salt or token_bytes(32), b"")
         authorization = _deposit_of(intent, unsigned).authorization()
         asset = intent.asset
         domain = eip712.domain_separator(asset.name, asset.version, asset.chain_id, asset.address)
-        signed = self._account.unsafe_sign_hash(authorization.receive_digest(domain))
-        return replace(unsigned, signature=bytes(signed.signature))
+        digest = authorization.receive_digest(domain)
+        return replace(unsigned, signature=eip712.sign(self._key, digest))
 
 
 def parse_key(key: str | bytes | None) -> PrivateKey:

@@ -8,11 +8,14 @@ little. This module knows amounts and channels; it knows no policy, no key and n
     channel.charged     what the provider was paid so far, as receipts have said
     channel.signed      the highest total ever promised; never lowered
     channel.balance     what is in the channel, as far as this agent knows
-    payment rows        requests in flight: their price is spoken for
+    channel.flying      prices of the requests in flight; one payment row for each of them
+    channel.doubtful    prices of payments that were refused or failed, and perhaps taken after all
+    total               both ceilings' sums over all channels, kept with every change
 """
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,19 +29,24 @@ from paywall.protocol.limits import STORE_BUSY_SECONDS
 FORGOTTEN_SECONDS: Final = 600
 """A payment in flight for longer than this belongs to a process that has died."""
 
+MAX_QUOTES: Final = 2048
+"""How many quotes are remembered: a provider that names ever new prices cannot fill a disk."""
+
 _VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE channel (
     id BLOB PRIMARY KEY, origin TEXT NOT NULL, network TEXT NOT NULL, asset BLOB NOT NULL,
     config BLOB NOT NULL, balance TEXT NOT NULL, charged TEXT NOT NULL, signed TEXT NOT NULL,
-    deposited TEXT NOT NULL, in_flight INTEGER NOT NULL, deposit BLOB, deposit_until REAL NOT NULL,
-    stopped TEXT
+    deposited TEXT NOT NULL, flying TEXT NOT NULL, doubtful TEXT NOT NULL,
+    in_flight INTEGER NOT NULL, deposit BLOB, deposit_until REAL NOT NULL, stopped TEXT
 ) WITHOUT ROWID;
+CREATE TABLE total (one INTEGER PRIMARY KEY CHECK (one = 1), spent TEXT, outlay TEXT);
+INSERT INTO total VALUES (1, '0', '0');
 CREATE TABLE payment (
     id TEXT PRIMARY KEY, channel BLOB NOT NULL, price TEXT NOT NULL, amount TEXT NOT NULL,
     alone INTEGER NOT NULL, started REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX payment_of_channel ON payment (channel);
+CREATE INDEX payment_of_channel ON payment (channel, started, alone);
 CREATE TABLE quote (
     place TEXT PRIMARY KEY, accepts BLOB NOT NULL, extensions BLOB, seen REAL NOT NULL
 ) WITHOUT ROWID;
@@ -46,12 +54,17 @@ CREATE TABLE quote (
 
 
 class PendingDeposit(msgspec.Struct, frozen=True):
-    """A deposit whose signature has left: used again, never made anew, until it has expired."""
+    """A deposit whose signature has left, and that no receipt has confirmed.
+
+    While it is valid it is sent again as it is. When it has expired it is supposed to be mined, and
+    if the provider denies that, it is signed again with its own salt: the token takes one of them.
+    """
 
     amount: int
     valid_before: int
     salt: bytes
     signature: bytes
+    supposed: bool = False
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -67,9 +80,29 @@ class Account(msgspec.Struct, frozen=True):
     charged: int = 0
     signed: int = 0
     deposited: int = 0
+    flying: int = 0
+    doubtful: int = 0
     deposit: PendingDeposit | None = None
     deposit_until: float = 0.0
     stopped: str | None = None
+
+    @property
+    def spent(self) -> int:
+        """What was charged, and what will be if every request in flight is."""
+        return self.charged + self.flying
+
+    @property
+    def outlay(self) -> int:
+        """The most that can have left the wallet for this channel, used up there or locked up."""
+        pending = self.deposit.amount if self.deposit else 0
+        return max(self.deposited + pending, self.spent)
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Sums over all channels."""
+
+    spent: int
+    outlay: int
 
 
 class InFlight(msgspec.Struct, frozen=True):
@@ -99,6 +132,9 @@ class WalletFile:
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
         self._lock = threading.RLock()
+        # What this transaction has read: nobody else changes it before the end.
+        self._accounts: dict[bytes, Account] = {}
+        self._totals: Totals | None = None
         try:
             if self._path != ":memory:":
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -108,14 +144,22 @@ class WalletFile:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._prepare()
         except (sqlite3.Error, OSError) as error:
             raise ConfigurationError(f"the wallet file {self._path}: {error}") from error
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise ConfigurationError(f"the wallet file {self._path}: {error}") from error
+        except ConfigurationError:
+            self._db.close()
+            raise
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         # A crash of the machine may cost the last rows; the provider's corrective answer, with
-        # our own signature as proof, brings them back. A crash of the process costs nothing.
+        # our own signature as proof, brings them back. A crash of the process costs nothing, and
+        # a deposit, which nothing would bring back, is flushed to the disk before it leaves.
         self._db.execute("PRAGMA synchronous = NORMAL")
         with self.change():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -125,6 +169,18 @@ class WalletFile:
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _write_ahead(self) -> None:
+        """Switches to WAL; SQLite does not wait by itself while another process does the same."""
+        patience = time.monotonic() + STORE_BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > patience:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         with self._lock:
@@ -137,29 +193,67 @@ class WalletFile:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+            finally:
+                self._accounts.clear()
+                self._totals = None
+
+    def flush(self) -> None:
+        """Everything so far survives a crash of the machine too."""
+        with self._lock:
+            self._db.execute("PRAGMA wal_checkpoint(FULL)")
 
     # -- Channels --------------------------------------------------------------------------------
 
     def account(self, channel_id: bytes) -> Account | None:
         with self._lock:
+            if channel_id in self._accounts:
+                return self._accounts[channel_id]
             row = self._db.execute(
                 f"SELECT {_COLUMNS} FROM channel WHERE id = ?", (channel_id,)
             ).fetchone()
-        return _account(row) if row else None
+            if row is None:
+                return None
+            found = _account(row)
+            if self._db.in_transaction:
+                self._accounts[channel_id] = found
+            return found
 
     def accounts(self) -> list[Account]:
         with self._lock:
             rows = self._db.execute(f"SELECT {_COLUMNS} FROM channel ORDER BY origin, id")
             return [_account(row) for row in rows]
 
+    def totals(self) -> Totals:
+        with self._lock:
+            if self._totals:
+                return self._totals
+            spent, outlay = self._db.execute("SELECT spent, outlay FROM total").fetchone()
+            found = Totals(int(spent), int(outlay))
+            if self._db.in_transaction:
+                self._totals = found
+            return found
+
     def put(self, account: Account) -> None:
+        """Writes a channel, and what it changes in the totals."""
+        before = self.account(account.channel_id)
+        spent = account.spent - (before.spent if before else 0)
+        outlay = account.outlay - (before.outlay if before else 0)
+        if spent or outlay:
+            totals = self.totals()
+            self._totals = Totals(totals.spent + spent, totals.outlay + outlay)
+            self._db.execute(
+                "UPDATE total SET spent = ?, outlay = ?",
+                (str(self._totals.spent), str(self._totals.outlay)),
+            )
+        self._accounts[account.channel_id] = account
         deposit = msgspec.json.encode(account.deposit) if account.deposit else None
         self._db.execute(
-            f"INSERT OR REPLACE INTO channel ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            f"INSERT OR REPLACE INTO channel ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 account.channel_id,
                 account.origin,
@@ -171,6 +265,8 @@ class WalletFile:
                 str(account.charged),
                 str(account.signed),
                 str(account.deposited),
+                str(account.flying),
+                str(account.doubtful),
                 deposit,
                 account.deposit_until,
                 account.stopped,
@@ -199,17 +295,25 @@ class WalletFile:
         ).fetchone()
         return _in_flight(row) if row else None
 
-    def in_flight(self, channel_id: bytes | None = None) -> list[InFlight]:
-        """Payments on their way, of one channel or of all."""
-        if channel_id is None:
-            rows = self._db.execute("SELECT * FROM payment")
-        else:
-            rows = self._db.execute("SELECT * FROM payment WHERE channel = ?", (channel_id,))
+    def take_older(self, channel_id: bytes, started: float) -> list[InFlight]:
+        """Removes and returns the payments of a channel that began before `started`."""
+        rows = self._db.execute(
+            "DELETE FROM payment WHERE channel = ? AND started < ? RETURNING *",
+            (channel_id, started),
+        ).fetchall()
         return [_in_flight(row) for row in rows]
+
+    def count(self, channel_id: bytes) -> int:
+        """How many requests of a channel are in flight."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT count(*) FROM payment WHERE channel = ?", (channel_id,)
+            ).fetchone()
+        return int(row[0])
 
     def crowd(self, channel_id: bytes) -> None:
         """Nobody in flight on this channel is alone any more."""
-        self._db.execute("UPDATE payment SET alone = 0 WHERE channel = ?", (channel_id,))
+        self._db.execute("UPDATE payment SET alone = 0 WHERE channel = ? AND alone", (channel_id,))
 
     # -- Quotes ----------------------------------------------------------------------------------
 
@@ -218,6 +322,11 @@ class WalletFile:
             self._db.executemany(
                 "INSERT OR REPLACE INTO quote VALUES (?,?,?,?)",
                 [(place, quote.accepts, quote.extensions, now) for place in places],
+            )
+            self._db.execute(
+                "DELETE FROM quote WHERE place IN (SELECT place FROM quote ORDER BY seen "
+                "LIMIT max(0, (SELECT count(*) FROM quote) - ?))",
+                (MAX_QUOTES,),
             )
 
     def recall(self, places: list[str]) -> KnownQuote | None:
@@ -231,22 +340,16 @@ class WalletFile:
                     return KnownQuote(*row)
         return None
 
-    def forget(self, places: list[str]) -> None:
-        with self.change():
-            self._db.executemany(
-                "DELETE FROM quote WHERE place = ?", [(place,) for place in places]
-            )
-
 
 _COLUMNS: Final = (
     "id, origin, network, asset, config, in_flight, balance, charged, signed, deposited, "
-    "deposit, deposit_until, stopped"
+    "flying, doubtful, deposit, deposit_until, stopped"
 )
 
 
 def _account(row: tuple[Any, ...]) -> Account:
     channel_id, origin, network, asset, config, in_flight, *amounts, deposit, until, stopped = row
-    balance, charged, signed, deposited = map(int, amounts)
+    balance, charged, signed, deposited, flying, doubtful = map(int, amounts)
     return Account(
         channel_id=channel_id,
         origin=origin,
@@ -258,6 +361,8 @@ def _account(row: tuple[Any, ...]) -> Account:
         charged=charged,
         signed=signed,
         deposited=deposited,
+        flying=flying,
+        doubtful=doubtful,
         deposit=_deposit.decode(deposit) if deposit else None,
         deposit_until=until,
         stopped=stopped,

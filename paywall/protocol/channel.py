@@ -21,7 +21,7 @@ Sources: batch-settlement specification, "Server: State & Forwarding"; its rule 
 (`amount == charged + price`) is one way to satisfy these rules. RFC 6479 for the window.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right
 from typing import Final, Never
 
 import msgspec
@@ -32,6 +32,7 @@ from paywall.protocol.limits import (
     HOLD_SECONDS,
     MAX_HOLDS,
     REFUND_HOLD_SECONDS,
+    REMEMBERED_CHARGES,
     WINDOW_VOUCHERS,
 )
 from paywall.protocol.money import Address, chain_id_of
@@ -84,10 +85,19 @@ class ChainState(msgspec.Struct, frozen=True):
 
 
 class Refunding(msgspec.Struct, frozen=True):
-    """A part of the balance that is on its way back to the payer."""
+    """A part of the balance that is on its way back to the payer, for a request of its own."""
 
     amount: int
     deadline_ms: int
+    request: str
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a request needs to know of its channel once it was admitted or charged."""
+
+    chain: ChainState
+    charged: int
+    held: int
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -104,6 +114,11 @@ class Channel(msgspec.Struct, frozen=True):
     floor: int = 0
     refunding: Refunding | None = None
     used_at_ms: int = 0
+    done: tuple[str, ...] = ()
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.chain, self.charged, self.held)
 
     @property
     def balance(self) -> int:
@@ -170,6 +185,7 @@ def check(channel: Channel) -> Channel:
     assert channel.committed <= channel.signed, "more is owed than was promised"
     assert len(channel.holds) <= MAX_HOLDS, "too many requests in flight"
     assert len(channel.seen) <= WINDOW_VOUCHERS, "the window grew"
+    assert len(channel.done) <= REMEMBERED_CHARGES
     assert all(hold.amount > 0 < hold.price for hold in channel.holds.values())
     return channel
 
@@ -195,11 +211,15 @@ def observe(channel: Channel, chain: ChainState) -> Channel:
     )
 
 
-def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms: int) -> Channel:
+def reserve(
+    channel: Channel, voucher: Voucher, price: int, request: str, now_ms: int, again: bool = False
+) -> Channel:
     """Admits a request: holds its price and remembers its voucher.
 
     The signature was checked before. Asking again for the same request gives the same answer.
-    Raises RefusedByChannel, or NeedsChain when what the chain said last is too old.
+    `again` says that this very payment was let in before, that its worker died and that nothing
+    was charged for it: then its voucher may have been seen. Raises RefusedByChannel, or NeedsChain
+    when what the chain said last is too old.
     """
     assert price > 0
     held = channel.holds.get(request)
@@ -210,14 +230,13 @@ def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms
     if now_ms >= channel.stale_at_ms():
         raise NeedsChain("what the chain said last is too old")
     channel = _without_expired(channel, now_ms)
-    _refuse_unfit(channel, voucher.amount, price, now_ms)
+    _refuse_unfit(channel, voucher.amount, price, again, now_ms)
     seen, floor = _remember(channel.seen, channel.floor, voucher.amount)
     hold = Hold(price, voucher.amount, now_ms + HOLD_MS)
+    known = channel.voucher
     return msgspec.structs.replace(
         channel,
-        voucher=voucher
-        if voucher.amount > channel.signed or not channel.voucher
-        else channel.voucher,
+        voucher=known if known and known.amount >= voucher.amount else voucher,
         holds={**channel.holds, request: hold},
         seen=seen,
         floor=floor,
@@ -225,7 +244,7 @@ def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms
     )
 
 
-def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> None:
+def _refuse_unfit(channel: Channel, amount: int, price: int, again: bool, now_ms: int) -> None:
     """The conditions under which a voucher buys nothing, in the order that helps the payer."""
     closing = channel.closing_at_ms()
     if closing is not None and now_ms >= closing:
@@ -234,7 +253,7 @@ def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> Non
         _refuse(Reason.EXCEEDS_BALANCE, channel)
     if amount <= channel.claimed:
         _refuse(Reason.BELOW_CLAIMED, channel)
-    if not _fresh(channel, amount):
+    if not again and not _fresh(channel, amount):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
     if channel.committed + price > max(amount, channel.signed):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
@@ -245,18 +264,43 @@ def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> Non
         _refuse(Reason.CHANNEL_BUSY, channel)
 
 
-def charge(channel: Channel, request: str, amount: int) -> Channel:
+def charge(channel: Channel, request: str, amount: int, remember: bool = True) -> Channel:
     """Turns a hold into a charge of `amount`, at most its price. Raises HoldLost.
 
     A charge of nothing is a release: the voucher bought nothing, so it may buy something later.
+    Charging the same request again, because the first answer was lost, changes nothing; `remember`
+    is False when somebody else sees to that.
     """
+    if request in channel.done:
+        return channel
     hold = _hold(channel, request)
     assert 0 <= amount <= hold.price, "a charge is never above its price"
     if amount == 0:
-        return release(channel, request)
-    return msgspec.structs.replace(
-        channel, charged=channel.charged + amount, holds=_without(channel.holds, request)
-    )
+        channel = release(channel, request)
+    else:
+        channel = msgspec.structs.replace(
+            channel, charged=channel.charged + amount, holds=_without(channel.holds, request)
+        )
+    if remember:
+        done = (*channel.done, request)[-REMEMBERED_CHARGES:]
+        channel = msgspec.structs.replace(channel, done=done)
+    return _shorten(channel)
+
+
+def _shorten(channel: Channel) -> Channel:
+    """The window, shorter when nothing that was promised is outstanding.
+
+    Then every voucher that was signed has arrived, and only those of running requests can become
+    good again, so the floor may rise to just below the lowest of them.
+    """
+    if channel.committed != channel.signed:
+        return channel
+    if channel.holds and len(channel.seen) <= WINDOW_VOUCHERS // 2:
+        return channel
+    lowest = min((hold.amount for hold in channel.holds.values()), default=channel.signed + 1)
+    floor = max(channel.floor, lowest - 1)
+    kept = channel.seen[bisect_right(channel.seen, floor) :]
+    return msgspec.structs.replace(channel, floor=floor, seen=kept)
 
 
 def release(channel: Channel, request: str) -> Channel:
@@ -276,13 +320,18 @@ def renew(channel: Channel, request: str, now_ms: int) -> Channel:
     return msgspec.structs.replace(channel, holds={**channel.holds, request: kept})
 
 
-def begin_refund(channel: Channel, voucher: Voucher, amount: int | None, now_ms: int) -> Channel:
+def begin_refund(
+    channel: Channel, voucher: Voucher, amount: int | None, request: str, now_ms: int
+) -> Channel:
     """Sets aside what goes back to the payer (all that is left when `amount` is None).
 
     The voucher is zero-charge: it promises exactly what was charged. It takes the place of all
-    earlier ones, which buy nothing from now on. Raises RefusedByChannel.
+    earlier ones, which buy nothing from now on. Asking again for the same request gives the same
+    answer. Raises RefusedByChannel.
     """
     channel = _without_expired(channel, now_ms)
+    if channel.refunding and channel.refunding.request == request:
+        return channel
     if channel.holds or channel.refunding:
         _refuse(Reason.CHANNEL_BUSY, channel)
     if voucher.amount != channel.charged:
@@ -297,7 +346,7 @@ def begin_refund(channel: Channel, voucher: Voucher, amount: int | None, now_ms:
         voucher=voucher,
         seen=(),
         floor=max(channel.floor, channel.signed, *channel.seen),
-        refunding=Refunding(amount or left, now_ms + REFUND_MS),
+        refunding=Refunding(amount or left, now_ms + REFUND_MS, request),
     )
 
 
@@ -342,8 +391,10 @@ def _fresh(channel: Channel, amount: int) -> bool:
 
 def _remember(seen: tuple[int, ...], floor: int, amount: int) -> tuple[tuple[int, ...], int]:
     """The window with one more amount; what falls out below raises the floor."""
-    amounts = list(seen)
-    insort(amounts, amount)
+    at = bisect_left(seen, amount)
+    if amount <= floor or seen[at : at + 1] == (amount,):
+        return seen, floor  # a payment that comes again
+    amounts = [*seen[:at], amount, *seen[at:]]
     if len(amounts) > WINDOW_VOUCHERS:
         floor = amounts.pop(0)
     return tuple(amounts), floor

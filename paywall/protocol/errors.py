@@ -43,6 +43,16 @@ class Reason(Enum):
     MALFORMED_PATH = ("invalid_path", 400, "The request's path is malformed or ambiguous.")
     PAYMENT_ID = ("invalid_payment_identifier", 400, "A payment id is 16 to 128 of A-Za-z0-9_-.")
     PAYMENT_ID_REUSED = ("payment_identifier_conflict", 409, "This id belongs to another payment.")
+    ANSWER_NOT_KEPT = (
+        "payment_already_answered",
+        409,
+        "This payment was charged and answered before, and its answer was not kept.",
+    )
+    PAYMENT_IN_PROGRESS = (
+        "payment_in_progress",
+        503,
+        "This payment is being served: send it again in a moment.",
+    )
 
     OFFER_MISMATCH = (
         "invalid_payment_requirements",

@@ -42,6 +42,8 @@ WINDOW_VOUCHERS: Final = 128
 """How many recent voucher amounts a channel remembers against replay."""
 MAX_HOLDS: Final = 64
 """How many requests one channel may have in flight."""
+REMEMBERED_CHARGES: Final = 16
+"""Requests charged last, remembered to recognise a charge that is repeated for a lost answer."""
 HOLD_SECONDS: Final = 60
 """A hold that nobody renews is dropped after this long."""
 HOLD_RENEW_SECONDS: Final = 20
@@ -60,6 +62,12 @@ RETRY_AFTER_SECONDS: Final = 2
 CHAIN_TIMEOUT_SECONDS: Final = 60
 STORE_BUSY_SECONDS: Final = 10
 
+# -- Exactly once --------------------------------------------------------------------------------
+ANSWER_SECONDS: Final = 300
+"""How long the answer to a paid request is kept for a client that lost it."""
+MAX_ANSWER_BYTES: Final = 16 * 1024
+"""A larger answer, or a stream, is charged once all the same, but cannot be given again."""
+
 # -- Claims --------------------------------------------------------------------------------------
 MAX_CLAIM_ROWS: Final = 100
 """Rows in one claim transaction; the official facilitators take no more."""
@@ -70,3 +78,4 @@ assert len(str(UINT128_MAX)) == MAX_AMOUNT_DIGITS
 assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive its transactions"
 assert MIN_WITHDRAW_DELAY_SECONDS > REFUND_HOLD_SECONDS + HOLD_SECONDS
 assert DEFAULT_TIMEOUT_SECONDS <= MAX_AUTHORIZATION_SECONDS
+assert ANSWER_SECONDS > HOLD_SECONDS, "an entry must outlive the hold that it recognises"

@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Voucher
+from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Standing, Voucher
 from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.once import Ticket
 
 DEFAULT_STORE: Final = "sqlite:///paywall.db"
 
@@ -27,18 +28,37 @@ class Store(Protocol):
     async def channel(self, channel_id: bytes) -> Channel | None:
         """The record as it is, or None."""
 
-    async def reserve(
-        self, channel_id: bytes, voucher: Voucher, price: int, request: str
-    ) -> Channel:
-        """Admits a request. Raises RefusedByChannel, or NeedsChain (also for an unknown channel).
+    async def look_up(self, channel_id: bytes, ticket: Ticket) -> bool:
+        """Whether this payment comes again after its worker died; False when it is new.
 
-        When it returns, the voucher is as durable as the store can make it.
+        Raises AnsweredBefore, or Refused when it is running or its id belongs to another.
         """
 
-    async def charge(self, channel_id: bytes, request: str, amount: int) -> Channel:
-        """Turns a hold into a charge. Raises HoldLost."""
+    async def reserve(
+        self,
+        channel_id: bytes,
+        voucher: Voucher,
+        price: int,
+        request: str,
+        ticket: Ticket | None = None,
+    ) -> Standing:
+        """Admits a request; with a ticket, also as `look_up` says.
 
-    async def release(self, channel_id: bytes, request: str) -> None:
+        Raises RefusedByChannel, or NeedsChain (also for an unknown channel). When it returns, the
+        voucher is as durable as the store can make it.
+        """
+
+    async def charge(
+        self,
+        channel_id: bytes,
+        request: str,
+        amount: int,
+        ticket: Ticket | None = None,
+        answer: bytes = b"",
+    ) -> Standing:
+        """Turns a hold into a charge, and keeps the answer under the ticket. Raises HoldLost."""
+
+    async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
         """Drops a hold; one that is gone already is no error."""
 
     async def renew(self, holds: list[tuple[bytes, str]]) -> None:
@@ -55,7 +75,7 @@ class Store(Protocol):
         """Takes over what the chain says; an unknown channel is opened with `evidence`."""
 
     async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher, amount: int | None
+        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
     ) -> Channel:
         """Sets a refund aside. Raises RefusedByChannel, or NeedsChain for an unknown channel."""
 

@@ -7,11 +7,13 @@ money wants `sqlite` or `redis`. One event loop, no thread, no lock: a rule runs
 import time
 from collections.abc import Callable
 from heapq import nsmallest
+from itertools import islice
 from urllib.parse import urlsplit
 
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError
-from paywall.stores.rules import R, Rule, RuleStore, owed
+from paywall.protocol.once import Entry
+from paywall.stores.rules import Rule, RuleStore, Slot, owed
 
 
 class MemoryStore(RuleStore):
@@ -20,6 +22,7 @@ class MemoryStore(RuleStore):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._records: dict[bytes, Channel] = {}
+        self._entries: dict[tuple[bytes, str], Entry] = {}
 
     @classmethod
     def from_url(cls, url: str) -> "MemoryStore":
@@ -33,12 +36,22 @@ class MemoryStore(RuleStore):
     async def close(self) -> None:
         """Nothing to give back; the records stay as long as this object."""
 
-    async def _apply(self, channel_id: bytes, rule: Rule[R]) -> R:
-        before = self._records.get(channel_id)
-        after = rule(before, int(self._clock() * 1000))
-        if after is not None:
-            self._records[channel_id] = after
+    async def _apply(self, channel_id: bytes, rule: Rule, payment_id: str = "") -> Slot:
+        now_ms, key = int(self._clock() * 1000), (channel_id, payment_id)
+        after = rule(Slot(self._records.get(channel_id), self._entries.get(key)), now_ms)
+        if after.record is not None:
+            self._records[channel_id] = after.record
+        self._entries.pop(key, None)
+        if after.entry is not None:
+            self._entries[key] = after.entry
+            self._forget(now_ms)
         return after
+
+    def _forget(self, now_ms: int) -> None:
+        """Drops entries that have expired, two for each that comes; the oldest stand first."""
+        for key in list(islice(self._entries, 2)):
+            if self._entries[key].expires_ms <= now_ms:
+                del self._entries[key]
 
     async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
         ids = nsmallest(limit, (channel_id for channel_id in self._records if channel_id > after))

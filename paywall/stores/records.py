@@ -48,6 +48,8 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
     floor: _Amount
     refunding: tuple[_Amount, int] | None
     used_at_ms: int
+    refund_request: str = ""
+    done: tuple[str, ...] = ()
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True):
@@ -89,6 +91,8 @@ def encode(channel: Channel) -> bytes:
             _pack(channel.floor),
             (_pack(refunding.amount), refunding.deadline_ms) if refunding else None,
             channel.used_at_ms,
+            refunding.request if refunding else "",
+            channel.done,
         )
     )
 
@@ -130,8 +134,11 @@ def _channel(record: _Record) -> Channel:
         },
         seen=tuple(accumulate(map(int, record.window))),
         floor=int(record.floor),
-        refunding=Refunding(int(refunding[0]), refunding[1]) if refunding else None,
+        refunding=Refunding(int(refunding[0]), refunding[1], record.refund_request)
+        if refunding
+        else None,
         used_at_ms=record.used_at_ms,
+        done=record.done,
     )
 
 

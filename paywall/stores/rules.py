@@ -1,24 +1,41 @@
 """The verbs of a store as rules over one record, written once for every store that runs Python.
 
-A *rule* is a function of (record or None, now in ms) that returns the record as it should be, or
+A *rule* is a function of (what is stored, now in ms) that returns what should be stored, or
 raises; returning the very record it was given means that there is nothing to write. A store that
 builds on `RuleStore` only says how one rule is applied atomically. It may run rules of several
 callers one after the other in one transaction, because a rule that raises has changed nothing.
-The money is decided in `paywall.protocol.channel`; here stands only what a record's absence means.
+The money is decided in `paywall.protocol.channel`, and what a payment's id means in
+`paywall.protocol.once`; here stands only what a record's absence means.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple
 
 from paywall.protocol import channel as channels
-from paywall.protocol.channel import ChainState, Channel, ChannelConfig, NeedsChain, Voucher
+from paywall.protocol import once
+from paywall.protocol.channel import (
+    ChainState,
+    Channel,
+    ChannelConfig,
+    NeedsChain,
+    Standing,
+    Voucher,
+)
 from paywall.protocol.errors import HoldLost
+from paywall.protocol.once import Entry, Ticket
 
-R = TypeVar("R", bound=Channel | None)
-Rule = Callable[[Channel | None, int], R]
+
+class Slot(NamedTuple):
+    """A channel's record, and the entry of one payment's id when a rule asks for it."""
+
+    record: Channel | None
+    entry: Entry | None = None
+
+
+Rule = Callable[[Slot, int], Slot]
 
 
 def owed(channel: Channel) -> int:
@@ -30,36 +47,75 @@ class RuleStore(ABC):
     """The verbs of `paywall.stores.Store`, for a store that can apply a rule to a record."""
 
     @abstractmethod
-    async def _apply(self, channel_id: bytes, rule: Rule[R]) -> R:
-        """Atomically: read, apply, write what changed, and return what the rule returned."""
+    async def _apply(self, channel_id: bytes, rule: Rule, payment_id: str = "") -> Slot:
+        """Atomically: read, apply, write what changed, and return what the rule returned.
+
+        With a `payment_id` the slot has that payment's entry; returned as None, it is dropped.
+        """
 
     async def channel(self, channel_id: bytes) -> Channel | None:
-        return await self._apply(channel_id, lambda record, now_ms: record)
+        return (await self._apply(channel_id, lambda slot, now_ms: slot)).record
+
+    async def look_up(self, channel_id: bytes, ticket: Ticket) -> bool:
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            again = once.check(slot.entry, ticket, "", _running(slot, now_ms), now_ms)
+            return slot if again else slot._replace(entry=None)
+
+        slot = await self._apply(channel_id, rule, ticket.payment_id)
+        return slot.entry is not None
 
     async def reserve(
-        self, channel_id: bytes, voucher: Voucher, price: int, request: str
-    ) -> Channel:
-        def rule(record: Channel | None, now_ms: int) -> Channel:
-            held = channels.reserve(_known(record), voucher, price, request, now_ms)
-            return channels.check(held)
+        self,
+        channel_id: bytes,
+        voucher: Voucher,
+        price: int,
+        request: str,
+        ticket: Ticket | None = None,
+    ) -> Standing:
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            record, entry = _known(slot.record), slot.entry
+            again = False
+            if ticket:
+                again = once.check(entry, ticket, request, _running(slot, now_ms), now_ms)
+                entry = once.started(ticket, request, now_ms)
+            held = channels.reserve(record, voucher, price, request, now_ms, again)
+            return Slot(channels.check(held), entry)
 
-        return await self._apply(channel_id, rule)
+        payment_id = ticket.payment_id if ticket else ""
+        return _standing(await self._apply(channel_id, rule, payment_id))
 
-    async def charge(self, channel_id: bytes, request: str, amount: int) -> Channel:
-        def rule(record: Channel | None, now_ms: int) -> Channel:
+    async def charge(
+        self,
+        channel_id: bytes,
+        request: str,
+        amount: int,
+        ticket: Ticket | None = None,
+        answer: bytes = b"",
+    ) -> Standing:
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            record, entry = slot
             if record is None:
                 raise HoldLost("the channel of this request is gone")
-            return channels.charge(record, request, amount)
+            if entry and entry.request == request and entry.answer is not None:
+                return slot
+            charged = channels.charge(record, request, amount, remember=ticket is None)
+            if not ticket:
+                return Slot(charged)
+            if amount == 0:
+                return Slot(charged)
+            total = charged.charged
+            return Slot(charged, once.answered(ticket, request, answer, total, now_ms))
 
-        return await self._apply(channel_id, rule)
+        payment_id = ticket.payment_id if ticket else ""
+        return _standing(await self._apply(channel_id, rule, payment_id))
 
-    async def release(self, channel_id: bytes, request: str) -> None:
-        def rule(record: Channel | None, now_ms: int) -> Channel | None:
-            if record is None or request not in record.holds:
-                return record
-            return channels.release(record, request)
+    async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            if slot.record is None or request not in slot.record.holds:
+                return slot
+            return Slot(channels.release(slot.record, request))
 
-        await self._apply(channel_id, rule)
+        await self._apply(channel_id, rule, ticket.payment_id if ticket else "")
 
     async def renew(self, holds: list[tuple[bytes, str]]) -> None:
         requests: dict[bytes, list[str]] = defaultdict(list)
@@ -68,13 +124,12 @@ class RuleStore(ABC):
         await asyncio.gather(*(self._renew(*item) for item in requests.items()))
 
     async def _renew(self, channel_id: bytes, requests: Sequence[str]) -> None:
-        def rule(record: Channel | None, now_ms: int) -> Channel | None:
-            if record is None:
-                return None
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            record = slot.record
             for request in requests:
-                if request in record.holds:
+                if record and request in record.holds:
                     record = channels.renew(record, request, now_ms)
-            return record
+            return Slot(record)
 
         await self._apply(channel_id, rule)
 
@@ -86,28 +141,43 @@ class RuleStore(ABC):
         chain: ChainState,
         evidence: int,
     ) -> Channel:
-        def rule(record: Channel | None, now_ms: int) -> Channel:
-            if record is None:
-                return channels.open_channel(channel_id, network, config, chain, evidence)
-            return channels.observe(record, chain)
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            if slot.record is None:
+                opened = channels.open_channel(channel_id, network, config, chain, evidence)
+                return Slot(opened)
+            return Slot(channels.observe(slot.record, chain))
 
-        return await self._apply(channel_id, rule)
+        return _known((await self._apply(channel_id, rule)).record)
 
     async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher, amount: int | None
+        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
     ) -> Channel:
-        return await self._apply(
-            channel_id,
-            lambda record, now_ms: channels.begin_refund(_known(record), voucher, amount, now_ms),
-        )
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            record = _known(slot.record)
+            return Slot(channels.begin_refund(record, voucher, amount, request, now_ms))
+
+        return _known((await self._apply(channel_id, rule)).record)
 
     async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
-        return await self._apply(
-            channel_id, lambda record, now_ms: channels.end_refund(_known(record), chain)
-        )
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            return Slot(channels.end_refund(_known(slot.record), chain))
+
+        return _known((await self._apply(channel_id, rule)).record)
 
 
 def _known(record: Channel | None) -> Channel:
     if record is None:
         raise NeedsChain("no record of this channel")
     return record
+
+
+def _standing(slot: Slot) -> Standing:
+    return _known(slot.record).standing
+
+
+def _running(slot: Slot, now_ms: int) -> bool:
+    """Whether the request that the entry belongs to is alive."""
+    if slot.record is None or slot.entry is None:
+        return False
+    hold = slot.record.holds.get(slot.entry.request)
+    return hold is not None and hold.deadline_ms > now_ms

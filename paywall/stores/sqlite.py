@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
 from paywall.protocol.limits import STORE_BUSY_SECONDS
-from paywall.stores.rules import R, Rule, RuleStore
+from paywall.stores.rules import Rule, RuleStore, Slot
 from paywall.stores.sqlite_file import ChannelFile, Step
 
 MAX_BATCH: Final = 1024
@@ -85,9 +85,9 @@ class SqliteStore(RuleStore):
         if writer is not None:
             await writer.stop()
 
-    async def _apply(self, channel_id: bytes, rule: Rule[R]) -> R:
+    async def _apply(self, channel_id: bytes, rule: Rule, payment_id: str = "") -> Slot:
         # The answer is what this very rule returned, or what it raised.
-        return cast(R, await self._ask(Step(channel_id, rule)))
+        return cast(Slot, await self._ask(Step(channel_id, rule, payment_id)))
 
     async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
         return cast(list[Channel], await self._ask(lambda file: file.page(after, limit)))

@@ -21,8 +21,10 @@ from typing import Final, NamedTuple
 
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, PaymentError, StoreUnavailable
-from paywall.stores import records
-from paywall.stores.rules import Rule, owed
+from paywall.protocol.once import Entry
+from paywall.stores import records, sqlite_entries
+from paywall.stores.rules import Rule, Slot, owed
+from paywall.stores.sqlite_entries import Key
 
 SCHEMA_VERSION: Final = 1
 CACHED_RECORDS: Final = 4096
@@ -68,10 +70,11 @@ class Step(NamedTuple):
     """One verb on one record."""
 
     channel_id: bytes
-    rule: Rule[Channel | None]
+    rule: Rule
+    payment_id: str = ""
 
 
-Outcome = Channel | BaseException | None
+Outcome = Slot | BaseException
 """What a step returned or raised."""
 
 
@@ -111,9 +114,12 @@ class ChannelFile:
         """
         try:
             self._patiently(lambda: self._db.execute("BEGIN IMMEDIATE"))
-            outcomes, changed = self._apply(steps)
+            outcomes, changed, entries = self._apply(steps)
             if changed:
                 self._write(list(changed.values()))
+            if entries:
+                sqlite_entries.write(self._db, entries)
+                sqlite_entries.forget(self._db, self._now_ms(), 2 * len(entries))
             self._db.execute("COMMIT")
         except BaseException as error:
             self._abandon()
@@ -133,25 +139,38 @@ class ChannelFile:
 
     # -- A batch ---------------------------------------------------------------------------------
 
-    def _apply(self, steps: Sequence[Step]) -> tuple[list[Outcome], dict[bytes, Channel]]:
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _apply(
+        self, steps: Sequence[Step]
+    ) -> tuple[list[Outcome], dict[bytes, Channel], dict[Key, Entry | None]]:
+        """What each step came to, and what of it must be written."""
         damaged = self._load({step.channel_id for step in steps})
-        now_ms = int(self._clock() * 1000)
+        keys = {(step.channel_id, step.payment_id) for step in steps if step.payment_id}
+        entries = sqlite_entries.load(self._db, keys)
+        now_ms = self._now_ms()
         changed: dict[bytes, Channel] = {}
+        new_entries: dict[Key, Entry | None] = {}
         outcomes: list[Outcome] = []
-        for channel_id, rule in steps:
+        for channel_id, rule, payment_id in steps:
             if channel_id in damaged:
                 outcomes.append(damaged[channel_id])
                 continue
+            key = (channel_id, payment_id)
             record = changed.get(channel_id) or self._cache.get(channel_id)
+            entry = new_entries[key] if key in new_entries else entries.get(key)
             try:
-                after = rule(record, now_ms)
+                after = rule(Slot(record, entry), now_ms)
             except Exception as error:
                 outcomes.append(error)
                 continue
-            if after is not None and after is not record:
-                changed[channel_id] = after
+            if after.record is not None and after.record is not record:
+                changed[channel_id] = after.record
+            if after.entry is not entry:
+                new_entries[key] = after.entry
             outcomes.append(after)
-        return outcomes, changed
+        return outcomes, changed, new_entries
 
     def _load(self, ids: set[bytes]) -> dict[bytes, StoreUnavailable]:
         """Brings the cache up to date for these records; returns those that cannot be read."""
@@ -208,7 +227,7 @@ class ChannelFile:
         db.execute("BEGIN IMMEDIATE")
         try:
             if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone():
-                for statement in _SCHEMA:
+                for statement in (*_SCHEMA, *sqlite_entries.SCHEMA):
                     db.execute(statement)
             self._refuse_newer()
             db.execute("COMMIT")

@@ -17,7 +17,7 @@ from coincurve import PrivateKey
 from msgspec import UNSET, Raw, UnsetType
 
 from paywall.protocol import eip712
-from paywall.protocol.channel import Channel, ChannelConfig, Voucher
+from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Voucher
 from paywall.protocol.errors import ConfigurationError, Reason, Refused
 from paywall.protocol.limits import (
     DEFAULT_TIMEOUT_SECONDS,
@@ -276,7 +276,7 @@ class BatchOffer:
             )
         extra = msgspec.structs.replace(
             self.terms._extra(self.price),
-            channel_state=channel_state(channel, channel.committed),
+            channel_state=channel_state(channel.channel_id, channel.chain, channel.committed),
             voucher_state=proof,
         )
         return msgspec.structs.replace(self.requirements, extra=Raw(encode_json(extra)))
@@ -457,16 +457,21 @@ def _refund_amount(payload: RefundPayload) -> int | None:
         raise Refused(Reason.REFUND_AMOUNT, f"({error})") from error
 
 
-def channel_state(channel: Channel, total: int) -> ChannelStateWire:
+def channel_state(channel_id: bytes, chain: ChainState, total: int) -> ChannelStateWire:
     """The channel on the wire, with `total` as what it owes."""
     return ChannelStateWire(
-        channel_id=show_bytes(channel.channel_id),
-        balance=str(channel.balance),
-        total_claimed=str(channel.claimed),
-        withdraw_requested_at=channel.chain.withdraw_requested_at,
-        refund_nonce=str(channel.chain.refund_nonce),
+        channel_id=show_bytes(channel_id),
+        balance=str(chain.balance),
+        total_claimed=str(chain.claimed),
+        withdraw_requested_at=chain.withdraw_requested_at,
+        refund_nonce=str(chain.refund_nonce),
         charged_cumulative_amount=str(total),
     )
+
+
+def channel_id_of(payload: Raw, network: str) -> bytes:
+    """Which channel a payload speaks of, unchecked. Raises Refused when it cannot be read."""
+    return _channel_of(bytes(_parse(payload).channel_config), network)[1]
 
 
 # -- The agent's side ----------------------------------------------------------------------------
