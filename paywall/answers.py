@@ -4,6 +4,7 @@ The header is what machines read; the small JSON body is for the person who look
 kept out of shared caches, and both payment headers are shown to scripts in a browser.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.types import Message, Scope, Send
@@ -13,6 +14,9 @@ from paywall.protocol.limits import RETRY_AFTER_SECONDS
 from paywall.protocol.money import Asset
 from paywall.protocol.x402 import PAYMENT_REQUIRED, PAYMENT_RESPONSE, encode_json
 
+_RECEIPT: Final = PAYMENT_RESPONSE.lower().encode()
+_FOR_SHARED_CACHES: Final = (b"surrogate-control", b"edge-control", b"x-accel-expires")
+"""With CDN-Cache-Control and its like (RFC 9213), these overrule Cache-Control in shared caches."""
 EXPOSED: Final = f"{PAYMENT_REQUIRED}, {PAYMENT_RESPONSE}".encode()
 _HOW: Final = (
     "Send the payment in a PAYMENT-SIGNATURE header (x402 version 2), made from the terms in the "
@@ -99,8 +103,13 @@ def quote_headers(required: str, response: str | None) -> Headers:
     """The headers of a 402 that refuses a payment."""
     headers = _exposed(PAYMENT_REQUIRED, required)
     if response:
-        headers.append((PAYMENT_RESPONSE.lower().encode(), response.encode()))
+        headers.append((_RECEIPT, response.encode()))
     return headers
+
+
+def unforged(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The app's own headers; content cannot forge a receipt."""
+    return [(name, value) for name, value in headers if name.lower() != _RECEIPT]
 
 
 def paid_headers(headers: Headers, receipt: str) -> Headers:
@@ -113,25 +122,25 @@ def paid_headers(headers: Headers, receipt: str) -> Headers:
             exposed.append(value)
         elif lower == b"cache-control":
             cache.append(value)
-        elif lower != PAYMENT_RESPONSE.lower().encode():  # content cannot forge a receipt
+        elif lower not in _FOR_SHARED_CACHES and not lower.endswith(b"-cache-control"):
             kept.append((name, value))
     return [
         *kept,
         (b"cache-control", _private(b", ".join(cache))),
         (b"access-control-expose-headers", b", ".join(exposed)),
-        (PAYMENT_RESPONSE.lower().encode(), receipt.encode()),
+        (_RECEIPT, receipt.encode()),
     ]
 
 
 def _private(cache_control: bytes) -> bytes:
     """The app's wishes for caching, less everything that would let a shared cache keep it."""
     wishes = [wish.strip() for wish in cache_control.split(b",") if wish.strip()]
-    names = [wish.split(b"=")[0].lower() for wish in wishes]
-    if b"private" in names or b"no-store" in names:
-        return cache_control
     kept = [
         wish
-        for wish, name in zip(wishes, names, strict=True)
-        if name not in (b"public", b"s-maxage")
+        for wish in wishes
+        if wish.split(b"=")[0].strip().lower() not in (b"public", b"s-maxage")
     ]
+    # `private="set-cookie"` speaks of that field only; the word alone speaks of the whole answer.
+    if any(wish.lower() in (b"private", b"no-store") for wish in kept):
+        return b", ".join(kept)
     return b", ".join([b"private", *kept])

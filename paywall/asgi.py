@@ -16,8 +16,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import quote as quote_path
 
-from starlette.requests import HTTPConnection, Request
+from starlette.datastructures import URL
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import (
@@ -43,6 +45,16 @@ log = logging.getLogger("paywall")
 
 _SIGNATURE: Final = b"payment-signature"
 _V1: Final = b"x-payment"
+_PATH_SIGNS: Final = "/:@!$&'()*+,;=~"
+_UNREADABLE: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ClientDisconnect,
+)
+"""What an owner's price function raises at a body that is not what it reads, or that breaks off."""
 _OVERRIDES: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 
 
@@ -88,7 +100,8 @@ class Paywall:
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
         for rule in self._table.rules:
-            _check_price(rule, asset)
+            if rule.price is not None and not callable(rule.price):
+                _units(rule, rule.price, asset)  # the first customer should not find out
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -142,6 +155,7 @@ class Paywall:
             await self.app(scope, replay, watch)
         except Exception:
             if started or first is None:
+                await self.close()
                 raise
         if not started and first is not None:  # the app has no lifespan: ours alone
             await send({"type": "lifespan.startup.complete"})
@@ -158,21 +172,23 @@ class Paywall:
             if not self._is_open:
                 await self.open()
             price, receive = await _price(rule, scope, receive)
+            if price is None:
+                return await self.app(scope, receive, send)
+            quote = self.gate.quote(_units(rule, price, self.gate.terms.asset))
         except Refused as refusal:
             return await send_refusal(scope, send, refusal)
-        except Unavailable as error:
+        except (Unavailable, ConfigurationError) as error:
             log.error("not available: %s", error)
             return await send_unavailable(scope, send)
-        if price is None:
-            return await self.app(scope, receive, send)
-        await self._priced(price, scope, receive, send)
+        await self._priced(quote, isinstance(price, UpTo), scope, receive, send)
 
-    async def _priced(self, price: str | UpTo, scope: Scope, receive: Receive, send: Send) -> None:
-        asset, metered = self.gate.terms.asset, isinstance(price, UpTo)
-        quote = self.gate.quote(asset.units(price.price if isinstance(price, UpTo) else price))
+    async def _priced(
+        self, quote: Quote, metered: bool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             header = _payment_header(scope)
             if header is None:
+                asset = self.gate.terms.asset
                 required = quote.header(self._resource(scope), "Payment required")
                 return await send_quote(scope, send, asset, quote.price, required, metered)
             admission = await self.gate.admit(header, quote)
@@ -196,7 +212,8 @@ class Paywall:
 
     def _rule(self, scope: Scope) -> Rule | None:
         method = scope["method"].upper()
-        if any(name in _OVERRIDES for name, _ in scope["headers"]):
+        # Some servers cannot tell the two signs apart and hand on one for the other.
+        if any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"]):
             method = ANY
         raw_path = scope.get("raw_path") or b""
         return self._table.find(
@@ -209,10 +226,11 @@ class Paywall:
     def _resource(self, scope: Scope) -> Resource:
         """What is quoted. The host is the one that was asked, never a forwarded one on its word:
         a server that trusts its proxy has put the true one into the scope."""
+        path = quote_path(scope["path"], safe=_PATH_SIGNS)
         if self._public_url:
-            url = self._public_url + HTTPConnection(scope).url.path
+            url = self._public_url + path
         else:
-            url = str(HTTPConnection(scope).url.replace(query="", fragment=""))
+            url = str(URL(scope={**scope, "path": path, "query_string": b""}))
         if self._description is None:
             return Resource(url)
         return Resource(url, self._description)
@@ -237,15 +255,12 @@ def _address(text: str) -> Address:
         raise ConfigurationError(f"pay_to: {text!r} is not an address") from error
 
 
-def _check_price(rule: Rule, asset: Asset) -> None:
-    """A price that cannot be paid is found at start, not by the first customer."""
-    price = rule.price
-    if isinstance(price, UpTo):
-        asset.units(price.price)
-    elif isinstance(price, str):
-        asset.units(price)
-    elif price is not None and not callable(price):
-        raise ConfigurationError(f"{rule.pattern!r}: {price!r} is not a price")
+def _units(rule: Rule, price: str | UpTo, asset: Asset) -> int:
+    """A price in atomic units. Raises ConfigurationError for one that cannot be paid."""
+    text = price.price if isinstance(price, UpTo) else price
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{rule.pattern!r}: {text!r} is not a price")
+    return asset.units(text)
 
 
 def _payment_header(scope: Scope) -> str | None:
@@ -274,7 +289,10 @@ async def _price(rule: Rule, scope: Scope, receive: Receive) -> tuple[FixedPrice
     replay = _Replay(receive)
     try:
         price = await rule.price(Request(scope, replay.read))
-    except ValueError as error:  # a body that is not what the owner's function reads
+    except ConfigurationError:
+        raise
+    except _UNREADABLE as error:
+        log.info("no price for %s %s: %r", scope["method"], rule.pattern, error)
         raise Refused(Reason.UNPRICEABLE) from error
     return price, replay.again()
 

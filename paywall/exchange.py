@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paywall.answers import paid_headers, send_unavailable
+from paywall.answers import paid_headers, send_unavailable, unforged
 from paywall.gate import Admission, Gate
 from paywall.protocol.errors import HoldLost, Unavailable
 from paywall.protocol.money import Asset
@@ -54,6 +54,8 @@ class Payment:
                 "while the answer streams"
             )
         units = self._asset.units(price) if isinstance(price, str) else price
+        if not isinstance(units, int):  # 0.0002 would be dollars to its writer and units to us
+            raise TypeError(f'{price!r} is neither a price such as "$0.0002" nor atomic units')
         if units < 0:
             raise ValueError("a charge cannot be negative")
         self._charged = min(self.amount, (self._charged or 0) + units)
@@ -113,6 +115,7 @@ class Exchange:
         try:
             await app(self._scope, self._receive, self.send)
         finally:
+            self._receive.close()
             if self._open:
                 await _finish(self._end())
 
@@ -130,41 +133,47 @@ class Exchange:
     async def _head(self, message: Message) -> Message:
         """Decides, when the head is about to leave, what this answer costs."""
         receipt: str | None
-        if message["status"] >= 400 or self._receive.hung_up():
+        if message["status"] >= 400:
             receipt = await _finish(self._release())
+        elif await self._receive.hung_up():
+            receipt = await _finish(self._release())
+            self._muted = True  # whoever says that it is gone and still listens gets nothing
         elif self._metered:
             assert self._open is not None
             receipt = self._gate.ceiling_receipt(self._open)
         else:
             receipt = await self._charge_or_apologise()
         self._answered = True
-        if receipt is None:
-            return message
-        return {**message, "headers": paid_headers(list(message.get("headers", [])), receipt)}
+        headers = unforged(message.get("headers", []))
+        if receipt is not None:
+            headers = paid_headers(headers, receipt)
+        return {**message, "headers": headers}
 
     async def _charge_or_apologise(self) -> str | None:
         """The receipt; when the charge fails, the answer is withheld and a 503 takes its place."""
+        admission = self._take()
         try:
-            return await _finish(self._charge())
+            return await _finish(self._gate.charge(admission, self.payment.close()))
         except (Unavailable, HoldLost) as error:
             log.error("answer withheld, it could not be charged: %s", error)
             self._muted = True
+            self._gate.abandon(admission)
             await send_unavailable(self._scope, self._send)
             return None
 
     async def _end(self) -> None:
         """The answer is over, or will never come: charge what was metered, or release."""
-        try:
-            if self._answered:
-                await self._charge()
-            else:
-                await self._release()
-        except (Unavailable, HoldLost) as error:
-            log.error("a request of channel %s was not charged: %s", self.payment.channel, error)
-
-    async def _charge(self) -> str:
+        if not self._answered:
+            await self._release()
+            return
         admission = self._take()
-        return await self._gate.charge(admission, self.payment.close())
+        try:
+            await self._gate.charge(admission, self.payment.close())
+        except Unavailable as error:
+            log.error("a request of channel %s is to be charged: %s", self.payment.channel, error)
+            self._gate.collect(admission, self.payment.charged)
+        except HoldLost as error:
+            log.error("a request of channel %s was not charged: %s", self.payment.channel, error)
 
     async def _release(self) -> str | None:
         admission = self._take()
@@ -190,12 +199,17 @@ async def _finish(ending: Coroutine[Any, Any, _T]) -> _T:
 
 
 class _Listener:
-    """The app's `receive`, which can also tell, without waiting, that the client has hung up."""
+    """The app's `receive`, which can also tell, without waiting, that the client has hung up.
 
-    __slots__ = ("_gone", "_kept", "_receive", "_uploaded", "_waiting")
+    To ask is to listen: a task waits for the server's next message, and what it hears is kept for
+    the app. While the app itself listens, or before the upload is over, nobody else does.
+    """
+
+    __slots__ = ("_gone", "_kept", "_receive", "_task", "_uploaded", "_waiting")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._task: asyncio.Task[Message] | None = None
         self._kept: Message | None = None
         self._uploaded = False
         self._gone = False
@@ -205,9 +219,16 @@ class _Listener:
         if self._kept is not None:
             message, self._kept = self._kept, None
             return message
+        if self._gone:
+            return {"type": "http.disconnect"}
         self._waiting += 1
         try:
-            return self._note(await self._receive())
+            if self._task is None:
+                return self._note(await self._receive())
+            # An app that stops listening does not stop the task: its message would be lost.
+            message = self._note(await asyncio.shield(self._task))
+            self._task = None
+            return message
         finally:
             self._waiting -= 1
 
@@ -218,28 +239,26 @@ class _Listener:
             self._uploaded = True
         return message
 
-    def hung_up(self) -> bool:
-        """Whether the server has said so already, or says so when asked this instant.
-
-        The question is one step of `receive`: it either has a message or would wait, and then it
-        is taken back. While the app itself is asking, or before the upload is over, nobody asks.
-        """
-        for _ in range(2):
-            if self._gone or self._waiting or self._kept:
+    async def hung_up(self) -> bool:
+        """Whether the server has said so already, or says so when asked this instant."""
+        while not self._gone and not self._waiting:
+            if self._kept is not None and not self._uploaded:
                 break
-            message = self._poll()
-            if message is None:
+            if self._task is None:
+                self._task = asyncio.create_task(self._listen())
+            await asyncio.sleep(0)
+            if not self._task.done():
                 break
+            message = self._note(self._task.result())
+            self._task = None
             if message["type"] != "http.disconnect":
                 self._kept = message
         return self._gone
 
-    def _poll(self) -> Message | None:
-        step = self._receive()
-        assert isinstance(step, Coroutine)
-        try:
-            step.send(None)
-        except StopIteration as done:
-            return self._note(done.value)
-        step.close()
-        return None
+    async def _listen(self) -> Message:
+        return await self._receive()
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        if self._task is not None:
+            self._task.cancel()
