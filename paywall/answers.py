@@ -12,6 +12,7 @@ from starlette.types import Message, Scope, Send
 from paywall.protocol.errors import Refused
 from paywall.protocol.limits import RETRY_AFTER_SECONDS
 from paywall.protocol.money import Asset
+from paywall.protocol.once import Answer
 from paywall.protocol.x402 import PAYMENT_REQUIRED, PAYMENT_RESPONSE, encode_json
 
 _RECEIPT: Final = PAYMENT_RESPONSE.lower().encode()
@@ -87,6 +88,13 @@ async def send_unavailable(scope: Scope, send: Send) -> None:
     await send_json(scope, send, 503, body, [retry])
 
 
+async def send_repeated(send: Send, answer: Answer, receipt: str) -> None:
+    """An answer that was charged before, once more."""
+    headers = paid_headers(answer.headers, receipt)
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
 async def send_refund(scope: Scope, send: Send, channel_id: str, receipt: str) -> None:
     body: dict[str, object] = {"message": "Refund acknowledged", "channelId": channel_id}
     await send_json(scope, send, 200, body, _exposed(PAYMENT_RESPONSE, receipt))
@@ -97,6 +105,14 @@ def _exposed(name: str, value: str) -> Headers:
         (name.lower().encode(), value.encode()),
         (b"access-control-expose-headers", EXPOSED),
     ]
+
+
+def refusal_headers(failure: str, refusal: Refused) -> Headers:
+    """The headers of a refusal that asks for no other payment; some may be tried again."""
+    headers = _exposed(PAYMENT_RESPONSE, failure)
+    if refusal.reason.status == 503:
+        headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+    return headers
 
 
 def quote_headers(required: str, response: str | None) -> Headers:

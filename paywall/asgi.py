@@ -24,14 +24,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import (
     quote_headers,
+    refusal_headers,
     send_quote,
     send_refund,
     send_refusal,
+    send_repeated,
     send_unavailable,
 )
 from paywall.chain import Chain
 from paywall.exchange import Exchange, Payment
-from paywall.gate import Gate, Quote, Refunded
+from paywall.gate import Gate, Repeated
 from paywall.prices import ANY, FixedPrice, Price, PriceTable, Rule, UpTo
 from paywall.protocol.channel import RefusedByChannel
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
@@ -39,6 +41,8 @@ from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES, MAX_P
 from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import Resource, show_bytes
+from paywall.quote import Quote
+from paywall.refunds import Refunded
 from paywall.stores import DEFAULT_STORE, Store, open_store
 
 log = logging.getLogger("paywall")
@@ -191,7 +195,7 @@ class Paywall:
                 asset = self.gate.terms.asset
                 required = quote.header(self._resource(scope), "Payment required")
                 return await send_quote(scope, send, asset, quote.price, required, metered)
-            admission = await self.gate.admit(header, quote)
+            admission = await self.gate.admit(header, quote, _asked(scope))
         except Refused as refusal:
             return await self._refuse(scope, send, quote, refusal)
         except Unavailable as error:
@@ -200,11 +204,14 @@ class Paywall:
         if isinstance(admission, Refunded):
             channel_id = show_bytes(admission.channel_id)
             return await send_refund(scope, send, channel_id, admission.receipt)
+        if isinstance(admission, Repeated):
+            return await send_repeated(send, admission.answer, admission.receipt)
         await Exchange(self.gate, admission, metered, scope, receive, send).run(self.app)
 
     async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
         if refusal.reason.status != 402:
-            return await send_refusal(scope, send, refusal)
+            failure = self.gate.failure(refusal)
+            return await send_refusal(scope, send, refusal, refusal_headers(failure, refusal))
         required = quote.header(self._resource(scope), refusal.reason.code, refusal)
         # A corrective 402 invites another try; the official clients take a receipt for a final no.
         response = None if isinstance(refusal, RefusedByChannel) else self.gate.failure(refusal)
@@ -246,6 +253,12 @@ class Paywall:
             return await self.app(scope, receive, send)
         await receive()  # websocket.connect
         await send({"type": "websocket.close", "code": 1008, "reason": "payment required"})
+
+
+def _asked(scope: Scope) -> bytes:
+    """What a payment's id is good for: the request, less its headers and body."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    return b" ".join((scope["method"].encode(), path, scope.get("query_string", b"")))
 
 
 def _address(text: str) -> Address:

@@ -456,11 +456,11 @@ def _charged(receipt: SettlementResponse) -> tuple[int, int | None]:
     """What a receipt says was charged, and the provider's total if it names one."""
     extra = batch.decode_receipt_extra(receipt.extra) if receipt.extra else None
     charged = parse_amount(extra.charged_amount) if extra and extra.charged_amount else 0
-    return charged, _total(extra.channel_state) if extra else None
+    return charged, batch.receipt_total(extra) if extra else None
 
 
 def _total(state: batch.ChannelStateWire) -> int:
-    return parse_amount(state.charged_cumulative_amount)
+    return parse_amount(state.charged_cumulative_amount or "")
 
 
 def _corrective_extra(intent: Intent, refusal: PaymentRequired) -> batch.BatchExtra | None:

@@ -6,15 +6,16 @@ and one for asyncio. Paying happens below httpx's redirects, cookies and auth, w
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as TurnTimeout
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 
 from paywall.books import Turn
-from paywall.flow import Flow, Receipt, pay, receipt, refund
+from paywall.flow import Flow, Receipt, Step, pay, receipt, refund
 from paywall.protocol.errors import PaymentRefused
 from paywall.wallet import Wallet
 
@@ -31,18 +32,20 @@ class _Talk:
         self._flow = flow
         self.answer: httpx.Response | None = None
 
-    def next(self, response: httpx.Response | None = None) -> "httpx.Request | Turn | None":
+    def next(self, response: httpx.Response | None = None) -> Step | None:
         """The next step; None when `answer` is there."""
+        return self._step(lambda: self._flow.send(response))
+
+    def fail(self, error: BaseException) -> Step | None:
+        """Tells the flow that its request failed; it goes on, or raises what the caller sees."""
+        return self._step(lambda: self._flow.throw(error))
+
+    def _step(self, step: Callable[[], Step]) -> Step | None:
         try:
-            return self._flow.send(response)
+            return step()
         except StopIteration as done:
             self.answer = done.value
             return None
-
-    def fail(self, error: BaseException) -> NoReturn:
-        """Tells the flow that its request failed; it raises what the caller is to see."""
-        self._flow.throw(error)
-        raise AssertionError("a flow that fails does not go on")
 
     def close(self) -> None:
         """Ends a flow that will not go on; one that is over stays as it is."""
@@ -80,11 +83,11 @@ class Transport(httpx.BaseTransport):
         finally:
             talk.close()
 
-    def _exchange(self, talk: _Talk, request: httpx.Request) -> "httpx.Request | Turn | None":
+    def _exchange(self, talk: _Talk, request: httpx.Request) -> Step | None:
         try:
             response = self._inner.handle_request(request)
         except BaseException as error:
-            talk.fail(error)
+            return talk.fail(error)
         try:
             step = talk.next(response)
         except BaseException:
@@ -136,11 +139,11 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         finally:
             talk.close()
 
-    async def _exchange(self, talk: _Talk, request: httpx.Request) -> "httpx.Request | Turn | None":
+    async def _exchange(self, talk: _Talk, request: httpx.Request) -> Step | None:
         try:
             response = await self._inner.handle_async_request(request)
         except BaseException as error:
-            talk.fail(error)
+            return talk.fail(error)
         try:
             step = talk.next(response)
         except BaseException:

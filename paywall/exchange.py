@@ -12,10 +12,13 @@ from typing import Any, Final, TypeVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import paid_headers, send_unavailable, unforged
-from paywall.gate import Admission, Gate
+from paywall.gate import Gate
 from paywall.protocol.errors import HoldLost, Unavailable
+from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.money import Asset
+from paywall.protocol.once import Answer
 from paywall.protocol.x402 import show_address, show_bytes
+from paywall.receipts import Admission
 
 log = logging.getLogger("paywall")
 
@@ -81,6 +84,7 @@ class Exchange:
     __slots__ = (
         "_answered",
         "_gate",
+        "_kept",
         "_metered",
         "_muted",
         "_open",
@@ -107,6 +111,7 @@ class Exchange:
         self._open: Admission | None = admission
         self._answered = False
         self._muted = False
+        self._kept: Message | None = None
         state = {**scope.get("state", {}), "payment": self.payment}
         self._scope: Scope = {**scope, "payment": self.payment, "state": state}
 
@@ -124,13 +129,37 @@ class Exchange:
         if self._muted:
             return
         if kind == "http.response.start":
-            message = await self._head(message)
-        elif self._open and kind == "http.response.body" and not message.get("more_body"):
-            await _finish(self._end())
+            message = {**message, "headers": unforged(message.get("headers", []))}
+            if self._comes_whole(message):
+                self._kept = message
+                return
+            message = await self._head(message, None)
+        elif kind == "http.response.body":
+            await self._before_body(message)
         if not self._muted:
             await self._send(message)
 
-    async def _head(self, message: Message) -> Message:
+    async def _before_body(self, message: Message) -> None:
+        whole = not message.get("more_body")
+        if self._kept:
+            head, self._kept = self._kept, None
+            head = await self._head(head, message if whole else None)
+            if not self._muted:
+                await self._send(head)
+        elif self._open and whole:
+            await _finish(self._end())
+
+    def _comes_whole(self, head: Message) -> bool:
+        """Whether the head waits for its body: then the true cost is known, and what can be kept.
+
+        An app that names a small length has its body at hand, so nobody waits for anything.
+        """
+        if head["status"] >= 400:
+            return False
+        lengths = [value for name, value in head["headers"] if name.lower() == b"content-length"]
+        return len(lengths) == 1 and lengths[0].isdigit() and int(lengths[0]) <= MAX_ANSWER_BYTES
+
+    async def _head(self, message: Message, body: Message | None) -> Message:
         """Decides, when the head is about to leave, what this answer costs."""
         receipt: str | None
         if message["status"] >= 400:
@@ -138,22 +167,23 @@ class Exchange:
         elif await self._receive.hung_up():
             receipt = await _finish(self._release())
             self._muted = True  # whoever says that it is gone and still listens gets nothing
-        elif self._metered:
+        elif self._metered and body is None:
             assert self._open is not None
             receipt = self._gate.ceiling_receipt(self._open)
         else:
-            receipt = await self._charge_or_apologise()
+            receipt = await self._charge_or_apologise(message, body)
         self._answered = True
-        headers = unforged(message.get("headers", []))
-        if receipt is not None:
-            headers = paid_headers(headers, receipt)
-        return {**message, "headers": headers}
+        if receipt is None:
+            return message
+        return {**message, "headers": paid_headers(message["headers"], receipt)}
 
-    async def _charge_or_apologise(self) -> str | None:
+    async def _charge_or_apologise(self, head: Message, body: Message | None) -> str | None:
         """The receipt; when the charge fails, the answer is withheld and a 503 takes its place."""
         admission = self._take()
+        amount = self.payment.close()
+        answer = _answer(admission, amount, head, body) if admission.ticket and body else None
         try:
-            return await _finish(self._gate.charge(admission, self.payment.close()))
+            return await _finish(self._gate.charge(admission, amount, answer))
         except (Unavailable, HoldLost) as error:
             log.error("answer withheld, it could not be charged: %s", error)
             self._muted = True
@@ -188,6 +218,19 @@ class Exchange:
         admission, self._open = self._open, None
         assert admission is not None, "an exchange ends once"
         return admission
+
+
+def _answer(admission: Admission, amount: int, head: Message, body: Message) -> Answer:
+    """The answer as it leaves, for a client that loses it."""
+    return Answer(
+        head["status"],
+        [(bytes(name), bytes(value)) for name, value in head["headers"]],
+        bytes(body.get("body", b"")),
+        amount,
+        admission.payment.voucher.amount - admission.price + amount,
+        admission.deposited,
+        admission.transaction,
+    )
 
 
 async def _finish(ending: Coroutine[Any, Any, _T]) -> _T:

@@ -15,6 +15,7 @@ Payments ride below redirects, on one hop to one origin, so no payment header le
 
 import logging
 from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -24,6 +25,7 @@ from msgspec import Raw
 
 from paywall.books import Promise, Turn, Wait
 from paywall.policy import Intent
+from paywall.protocol import once
 from paywall.protocol.errors import (
     AgentError,
     InvalidQuote,
@@ -60,6 +62,9 @@ _CORRECTABLE: Final = frozenset(
     (Reason.CUMULATIVE_MISMATCH.code, Reason.BELOW_CLAIMED.code, Reason.EXCEEDS_BALANCE.code)
 )
 MAX_REASON_CHARS: Final = 200
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+RESEND_PAUSES_SECONDS: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
+"""How long to wait before the same payment is sent again."""
 _UNKNOWN_STATUSES: Final = frozenset((408, 499, 502, 504))
 """Answers of something in between: whether the provider was reached, nobody knows."""
 
@@ -96,7 +101,7 @@ def receipt(response: httpx.Response) -> Receipt | None:
         return Receipt(
             success=settled.success,
             charged=parse_amount(charged) if charged else None,
-            total=parse_amount(extra.channel_state.charged_cumulative_amount) if extra else None,
+            total=batch.receipt_total(extra) if extra else None,
             channel=extra.channel_state.channel_id if extra else None,
             transaction=settled.transaction,
             amount=parse_amount(settled.amount) if settled.amount else None,
@@ -205,24 +210,62 @@ def _begin(wallet: Wallet, intent: Intent) -> Agreement[Promise]:
 
 
 def _send(wallet: Wallet, promise: Promise, request: httpx.Request) -> Flow:
-    """Sends one payment and books what came of it."""
+    """Sends one payment and books what came of it.
+
+    Where the provider knows payments by their id, the very same payment is sent again when no
+    answer came: it is served at most once and charged at most once.
+    """
+    paid = _with_payment(request, wallet.sign(promise))
+    outcome = yield from _attempt(wallet, promise, paid, again=False)
+    for pause_seconds in RESEND_PAUSES_SECONDS if _can_resend(promise.intent, request) else ():
+        if isinstance(outcome, httpx.Response) and not _undecided(outcome):
+            break
+        yield Turn(Future(), pause_seconds)
+        outcome = yield from _attempt(wallet, promise, paid, again=True)
+    if isinstance(outcome, httpx.Response):
+        _book(wallet, promise, outcome)
+        return outcome
+    wallet.books.keep(promise)
+    price = promise.intent.asset.show(promise.intent.price)
+    raise PaymentLost(
+        f"a payment of {price} to {promise.intent.origin} was sent and no answer came: {outcome!r}"
+    ) from outcome
+
+
+def _attempt(
+    wallet: Wallet, promise: Promise, paid: httpx.Request, again: bool
+) -> Agreement[httpx.Response | httpx.TransportError]:
+    """The answer to one sending, or why there is none; nobody's fault leaves the books open."""
     try:
-        response = yield _with_payment(request, wallet.sign(promise))
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, GeneratorExit):
-        wallet.books.unsent(promise)  # a driver that gives up before it sends closes the flow
-        raise
+        response = yield paid
     except httpx.TransportError as error:
-        wallet.books.keep(promise)
-        raise PaymentLost(
-            f"a payment of {promise.intent.asset.show(promise.intent.price)} to "
-            f"{promise.intent.origin} was sent and no answer came: {error!r}"
-        ) from error
+        if isinstance(error, _NEVER_SENT) and not again:
+            wallet.books.unsent(promise)
+            raise
+        return error
+    except GeneratorExit:  # a driver that gives up before it sends
+        (wallet.books.keep if again else wallet.books.unsent)(promise)
+        raise
     except BaseException:
         wallet.books.keep(promise)  # cancelled: nobody knows how far it came
         raise
     assert response is not None
-    _book(wallet, promise, response)
     return response
+
+
+def _can_resend(intent: Intent, request: httpx.Request) -> bool:
+    """Whether the provider said that it honours ids, and the request can be sent twice."""
+    return once.EXTENSION in (intent.extensions or {}) and isinstance(
+        request.stream, httpx.ByteStream
+    )
+
+
+def _undecided(response: httpx.Response) -> bool:
+    """Whether this answer says nothing about the payment: it runs still, or was it never there?"""
+    if response.status_code in _UNKNOWN_STATUSES:
+        return True
+    settled = _settlement(response)
+    return settled is not None and settled.error_reason == Reason.PAYMENT_IN_PROGRESS.code
 
 
 def _book(wallet: Wallet, promise: Promise, response: httpx.Response) -> None:

@@ -6,6 +6,7 @@ client shows it quotes and receipts. Private keys leave it in no way: not by rep
 Sources: batch-settlement EVM specification, "Client: Payment Construction"; EIP-3009.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 
 from paywall.books import Books, Promise
 from paywall.policy import DOLLAR_DECIMALS, Intent, Policy
-from paywall.protocol import eip712
+from paywall.protocol import eip712, once
 from paywall.protocol.channel import Voucher
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import DEFAULT_TIMEOUT_SECONDS
@@ -91,7 +92,7 @@ class Wallet:
 
     def sign(self, promise: Promise) -> str:
         """The PAYMENT-SIGNATURE header of a payment that is written down."""
-        intent, config = promise.intent, Raw(promise.config)
+        intent, config = _with_id(promise), Raw(promise.config)
         voucher = self._voucher(intent, promise.amount)
         if promise.deposit is None:
             return _header(intent, batch.voucher_payload(config, intent.channel_id, voucher))
@@ -138,6 +139,15 @@ def default_state(address: str) -> Path:
     """Where a wallet keeps its file when the owner does not say."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "paywall" / f"wallet-{address.lower()}.db"
+
+
+def _with_id(promise: Promise) -> Intent:
+    """The offer with its extensions as they are echoed: the payment's id where one is honoured."""
+    intent = promise.intent
+    if not intent.extensions or once.EXTENSION not in intent.extensions:
+        return intent
+    named = {once.EXTENSION: once.with_id(promise.payment_id)}
+    return dataclasses.replace(intent, extensions={**intent.extensions, **named})
 
 
 def _header(intent: Intent, payload: Raw) -> str:

@@ -30,7 +30,6 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paywall import gate as gates
 from paywall.asgi import Paywall, payment_of
 from paywall.prices import upto
 
@@ -202,8 +201,7 @@ async def test_case_39_a_handler_charges_what_it_likes_up_to_the_price(
     answer = await buy(wall, 1000)
     assert answer.status == 200
     assert await charged(wall) == total
-    said = answer.receipt["extra"]["chargedAmount"]
-    assert said == ("1000" if prices is METERED else str(total))
+    assert answer.receipt["extra"]["chargedAmount"] == str(total)
 
 
 async def test_an_answer_that_was_free_leaves_its_voucher_good() -> None:
@@ -633,7 +631,8 @@ async def test_case_12_a_failure_that_cannot_be_released_still_reaches_the_clien
 async def test_case_12_a_stream_that_ends_while_the_store_is_down_is_charged_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gates, "READ_PAUSES_SECONDS", (0.001,) * 20)
+    for module in ("paywall.gate", "paywall.mirror"):
+        monkeypatch.setattr(f"{module}.PAUSES_SECONDS", (0.001,) * 20)
     store = FaultyStore()
     wall = provider(streaming("$0.0003"), METERED, store=store)
     store.down.add("charge")

@@ -21,7 +21,7 @@ from helpers.provider import (
 )
 
 from paywall import gate as gates
-from paywall.gate import Admission, Gate, Quote, Refunded
+from paywall.gate import Gate
 from paywall.protocol.channel import Channel, RefusedByChannel
 from paywall.protocol.errors import (
     ChainUnavailable,
@@ -39,6 +39,9 @@ from paywall.protocol.limits import (
     REFUND_HOLD_SECONDS,
 )
 from paywall.protocol.x402 import Resource, show_address, show_bytes
+from paywall.quote import Quote
+from paywall.receipts import Admission
+from paywall.refunds import Refunded
 
 
 @dataclass
@@ -53,7 +56,7 @@ class House:
     quote: Quote
 
     async def admit(self, header: str) -> Admission:
-        admission = await self.gate.admit(header, self.quote)
+        admission = await self.gate.admit(header, self.quote, b"GET /x")
         assert isinstance(admission, Admission)
         return admission
 
@@ -65,7 +68,7 @@ class House:
         return decoded(await self.gate.charge(await self.pay(total), amount))
 
     async def refunded(self, total: int, amount: int | None = None) -> dict[str, Any]:
-        made = await self.gate.admit(self.agent.refund(total, amount), self.quote)
+        made = await self.gate.admit(self.agent.refund(total, amount), self.quote, b"GET /x")
         assert isinstance(made, Refunded)
         return decoded(made.receipt)
 
@@ -80,7 +83,8 @@ class House:
 @pytest.fixture
 async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     """A funded channel that the provider has not seen yet; pauses are short."""
-    monkeypatch.setattr(gates, "READ_PAUSES_SECONDS", (0.001,) * 4)
+    for module in ("paywall.gate", "paywall.mirror"):
+        monkeypatch.setattr(f"{module}.PAUSES_SECONDS", (0.001,) * 4)
     clock = Clock()
     ledger, store = Ledger(clock), FaultyStore(clock)
     gate, agent = gate_of(store, ledger, clock), Agent(clock=clock)
@@ -122,6 +126,7 @@ async def test_a_voucher_lets_one_request_in_and_is_charged(house: House) -> Non
                 "chargedCumulativeAmount": "1000",
             },
             "chargedAmount": "1000",
+            "chargedTotal": "1000",
         },
     }
     assert (house.record.charged, house.record.holds) == (1000, {})
@@ -194,7 +199,7 @@ async def test_case_39_a_late_charge_after_its_hold_expired_is_fenced(house: Hou
 async def test_other_terms_are_refused_and_longer_ones_are_not_remembered(house: House) -> None:
     cheaper = house.gate.quote(1)
     with pytest.raises(Refused) as refused:
-        await house.gate.admit(house.agent.pay(1000), cheaper)
+        await house.gate.admit(house.agent.pay(1000), cheaper, b"GET /x")
     assert refused.value.reason is Reason.OFFER_MISMATCH
     payment = decoded(house.agent.pay(1000))
     payment["accepted"]["extra"]["padding"] = "x" * 4000
@@ -205,7 +210,8 @@ async def test_other_terms_are_refused_and_longer_ones_are_not_remembered(house:
 
 async def test_case_06_a_header_above_its_bound_is_not_decoded(house: House) -> None:
     header = "A" * (MAX_PAYMENT_HEADER_BYTES + 1)
-    assert await refusal(house.gate.admit(header, house.quote)) is Reason.HEADER_TOO_LARGE
+    attempt = house.gate.admit(header, house.quote, b"GET /x")
+    assert await refusal(attempt) is Reason.HEADER_TOO_LARGE
 
 
 # -- What the chain is asked ---------------------------------------------------------------------
@@ -251,7 +257,7 @@ async def test_case_12_an_unreachable_chain_is_our_fault_and_holds_nothing(house
     house.ledger.faults["channel"] = ChainUnavailable("the RPC is down")
     for header in (house.agent.pay(1000), house.agent.fill(1000), house.agent.refund(0)):
         with pytest.raises(ChainUnavailable):
-            await house.gate.admit(header, house.quote)
+            await house.gate.admit(header, house.quote, b"GET /x")
     assert not house.knows()
     house.ledger.faults.clear()
     assert await house.served(1000)

@@ -329,9 +329,10 @@ def begin_refund(
     earlier ones, which buy nothing from now on. Asking again for the same request gives the same
     answer. Raises RefusedByChannel.
     """
-    channel = _without_expired(channel, now_ms)
-    if channel.refunding and channel.refunding.request == request:
+    under_way = channel.refunding
+    if under_way and under_way.request == request and under_way.deadline_ms > now_ms:
         return channel
+    channel = _without_expired(channel, now_ms)
     if channel.holds or channel.refunding:
         _refuse(Reason.CHANNEL_BUSY, channel)
     if voucher.amount != channel.charged:

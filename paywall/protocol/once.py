@@ -64,18 +64,34 @@ class AnsweredBefore(PaymentError):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """An answer as it was sent, and what its receipt said was charged and deposited."""
+    """An answer as it was sent, and what its receipt said was charged and deposited.
+
+    `expected_total` is what a client that pays one at a time expects the channel to owe then.
+    """
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
     charged: int
+    expected_total: int
     deposited: int
     transaction: bytes
 
 
-encode_answer = msgspec.msgpack.Encoder().encode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
+_encode = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(Answer, strict=False).decode
+"""Not strict: amounts are written as text."""
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """Amounts as text, because a MessagePack integer ends at 2^64 and an amount does not."""
+    amounts = (str(answer.charged), str(answer.expected_total), str(answer.deposited))
+    return _encode((answer.status, answer.headers, answer.body, *amounts, answer.transaction))
+
+
+def live(entry: Entry | None, now_ms: int) -> Entry | None:
+    """The entry, unless it has expired: a store drops those when it likes."""
+    return entry if entry and entry.expires_ms > now_ms else None
 
 
 def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_ms: int) -> bool:
@@ -84,7 +100,8 @@ def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_
     `running` says whether the hold of the entry's request is alive. Asking again for the same
     request is no second payment. Raises AnsweredBefore, or Refused.
     """
-    if entry is None or entry.expires_ms <= now_ms:
+    entry = live(entry, now_ms)
+    if entry is None:
         return False
     if entry.fingerprint != ticket.fingerprint:
         raise Refused(Reason.PAYMENT_ID_REUSED)

@@ -4,12 +4,12 @@ It lives and dies with its process, so a restart forgets what was charged; a pro
 money wants `sqlite` or `redis`. One event loop, no thread, no lock: a rule runs without awaiting.
 """
 
-import time
 from collections.abc import Callable
 from heapq import nsmallest
 from itertools import islice
 from urllib.parse import urlsplit
 
+from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.once import Entry
@@ -19,7 +19,7 @@ from paywall.stores.rules import Rule, RuleStore, Slot, owed
 class MemoryStore(RuleStore):
     """`memory://`. `clock` gives Unix seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_time) -> None:
         self._clock = clock
         self._records: dict[bytes, Channel] = {}
         self._entries: dict[tuple[bytes, str], Entry] = {}

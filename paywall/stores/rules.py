@@ -12,7 +12,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from paywall.protocol import channel as channels
 from paywall.protocol import once
@@ -36,6 +36,9 @@ class Slot(NamedTuple):
 
 
 Rule = Callable[[Slot, int], Slot]
+
+_SPENT: Final = "spent"
+"""What is spent is kept as an entry too, under a name that is too short for a payment's id."""
 
 
 def owed(channel: Channel) -> int:
@@ -93,15 +96,17 @@ class RuleStore(ABC):
         answer: bytes = b"",
     ) -> Standing:
         def rule(slot: Slot, now_ms: int) -> Slot:
-            record, entry = slot
+            record, entry = slot.record, once.live(slot.entry, now_ms)
             if record is None:
                 raise HoldLost("the channel of this request is gone")
             if entry and entry.request == request and entry.answer is not None:
                 return slot
-            charged = channels.charge(record, request, amount, remember=ticket is None)
-            if not ticket:
-                return Slot(charged)
-            if amount == 0:
+            # A charge of nothing leaves no entry that could remember it.
+            remember = ticket is None or amount == 0
+            charged = channels.charge(record, request, amount, remember)
+            if charged is record:
+                return slot  # charged before; the entry may be another request's by now
+            if ticket is None or amount == 0:
                 return Slot(charged)
             total = charged.charged
             return Slot(charged, once.answered(ticket, request, answer, total, now_ms))
@@ -132,6 +137,15 @@ class RuleStore(ABC):
             return Slot(record)
 
         await self._apply(channel_id, rule)
+
+    async def spend(self, key: bytes, owner: str, ttl_ms: int) -> bool:
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            if once.live(slot.entry, now_ms):
+                return slot
+            return slot._replace(entry=Entry(b"", owner, now_ms + ttl_ms))
+
+        entry = (await self._apply(key, rule, _SPENT)).entry
+        return entry is not None and entry.request == owner
 
     async def record(
         self,

@@ -12,7 +12,6 @@ what it should.
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
 from paywall.protocol.limits import STORE_BUSY_SECONDS
@@ -56,7 +56,7 @@ class SqliteStore(RuleStore):
         self,
         path: str | Path,
         busy_seconds: float = STORE_BUSY_SECONDS,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self._path = Path(path)
         self._busy_seconds = busy_seconds

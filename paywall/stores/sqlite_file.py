@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, PaymentError, StoreUnavailable
 from paywall.protocol.once import Entry
@@ -82,7 +83,7 @@ class ChannelFile:
     """The file, opened. To be used by the thread that made it."""
 
     def __init__(
-        self, path: Path, busy_seconds: float, clock: Callable[[], float] = time.time
+        self, path: Path, busy_seconds: float, clock: Callable[[], float] = steady_time
     ) -> None:
         self._path = path
         self._busy_seconds = busy_seconds

@@ -61,7 +61,7 @@ class BatchExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True
     voucher_state: "VoucherStateWire | UnsetType | None" = UNSET
 
 
-class ChannelStateWire(msgspec.Struct, rename="camel", frozen=True):
+class ChannelStateWire(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
     """What the provider knows of a channel."""
 
     channel_id: str
@@ -69,7 +69,7 @@ class ChannelStateWire(msgspec.Struct, rename="camel", frozen=True):
     total_claimed: str
     withdraw_requested_at: int
     refund_nonce: str
-    charged_cumulative_amount: str
+    charged_cumulative_amount: str | UnsetType | None = UNSET
 
 
 class VoucherStateWire(msgspec.Struct, rename="camel", frozen=True):
@@ -80,10 +80,11 @@ class VoucherStateWire(msgspec.Struct, rename="camel", frozen=True):
 
 
 class ReceiptExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
-    """`extra` of a receipt."""
+    """`extra` of a receipt. `charged_total` is ours: the provider's count, whoever reads it."""
 
     channel_state: ChannelStateWire
     charged_amount: str | UnsetType | None = UNSET
+    charged_total: str | UnsetType | None = UNSET
 
 
 class ConfigWire(msgspec.Struct, rename="camel", frozen=True):
@@ -457,15 +458,15 @@ def _refund_amount(payload: RefundPayload) -> int | None:
         raise Refused(Reason.REFUND_AMOUNT, f"({error})") from error
 
 
-def channel_state(channel_id: bytes, chain: ChainState, total: int) -> ChannelStateWire:
-    """The channel on the wire, with `total` as what it owes."""
+def channel_state(channel_id: bytes, chain: ChainState, total: int | UnsetType) -> ChannelStateWire:
+    """The channel on the wire, with `total` as what it owes, when it is named."""
     return ChannelStateWire(
         channel_id=show_bytes(channel_id),
         balance=str(chain.balance),
         total_claimed=str(chain.claimed),
         withdraw_requested_at=chain.withdraw_requested_at,
         refund_nonce=str(chain.refund_nonce),
-        charged_cumulative_amount=str(total),
+        charged_cumulative_amount=UNSET if total is UNSET else str(total),
     )
 
 
@@ -485,6 +486,12 @@ def decode_extra(requirements: PaymentRequirements) -> BatchExtra:
 def decode_receipt_extra(extra: Raw) -> ReceiptExtra:
     """`extra` of somebody's receipt. Raises Malformed."""
     return decode_json(_receipt_extra, bytes(extra))
+
+
+def receipt_total(extra: ReceiptExtra) -> int | None:
+    """What a receipt says the channel owes in all, if it says. Raises ValueError."""
+    total = extra.charged_total or extra.channel_state.charged_cumulative_amount
+    return parse_amount(total) if total else None
 
 
 def sign_voucher(key: PrivateKey, network_domain: bytes, channel_id: bytes, amount: int) -> Voucher:

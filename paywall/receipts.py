@@ -1,0 +1,111 @@
+"""Receipts: what a provider confirms in the PAYMENT-RESPONSE header. Pure.
+
+An official client takes over a receipt only when its total is the client's own total plus what was
+charged, and keeps counting from `chargedAmount` when no total is named. So the total is named only
+to a client that counts as we do; ours reads it from a field of our own, which is always there.
+
+Source: batch-settlement EVM specification, "Payment Response Contract".
+"""
+
+from dataclasses import dataclass
+
+from msgspec import UNSET, Raw
+
+from paywall.protocol.channel import ChainState, Channel, Standing
+from paywall.protocol.errors import Refused
+from paywall.protocol.once import Answer, Ticket
+from paywall.protocol.schemes.batch import ReceiptExtra, VoucherPayment, channel_state
+from paywall.protocol.x402 import (
+    SettlementResponse,
+    encode_header,
+    encode_json,
+    show_address,
+    show_bytes,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Admission:
+    """A request that may be served: its hold, and what the chain has taken for it."""
+
+    request: str
+    price: int
+    payment: VoucherPayment
+    standing: Standing
+    network: str
+    ticket: Ticket | None = None
+    deposited: int = 0
+    transaction: bytes = b""
+
+
+def paid(admission: Admission, chain: ChainState, amount: int, total: int) -> str:
+    """`amount` was charged, and `total` in all."""
+    payment = admission.payment
+    named = total_is_named(admission, amount, total)
+    return _deposit_or_voucher(
+        show_address(payment.config.payer),
+        admission.network,
+        admission.deposited,
+        admission.transaction,
+        _extra(payment.channel_id, chain, total, amount, named),
+    )
+
+
+def repeated(channel: Channel, answer: Answer, total: int) -> str:
+    """The receipt of an answer that is given again; its total is the one of then."""
+    named = answer.expected_total == total
+    return _deposit_or_voucher(
+        show_address(channel.config.payer),
+        channel.network,
+        answer.deposited,
+        answer.transaction,
+        _extra(channel.channel_id, channel.chain, total, answer.charged, named),
+    )
+
+
+def _deposit_or_voucher(
+    payer: str, network: str, deposited: int, transaction: bytes, extra: Raw
+) -> str:
+    return encode_header(
+        SettlementResponse(
+            success=True,
+            payer=payer,
+            transaction=show_bytes(transaction) if transaction else "",
+            network=network,
+            amount=str(deposited) if deposited else "",
+            extra=extra,
+        )
+    )
+
+
+def refunded(channel: Channel, transaction: bytes, amount: int) -> str:
+    state = channel_state(channel.channel_id, channel.chain, channel.charged)
+    return encode_header(
+        SettlementResponse(
+            success=True,
+            payer=show_address(channel.config.payer),
+            transaction=show_bytes(transaction),
+            network=channel.network,
+            amount=str(amount),
+            extra=Raw(encode_json(ReceiptExtra(state))),
+        )
+    )
+
+
+def failed(refusal: Refused, network: str) -> str:
+    """The receipt of a payment that was refused."""
+    return encode_header(
+        SettlementResponse(
+            success=False, transaction="", network=network, error_reason=refusal.reason.code
+        )
+    )
+
+
+def total_is_named(admission: Admission, amount: int, total: int) -> bool:
+    """Whether the client counts as we do, so that the receipt may name the total."""
+    return admission.payment.voucher.amount - admission.price + amount == total
+
+
+def _extra(channel_id: bytes, chain: ChainState, total: int, amount: int, named: bool) -> Raw:
+    state = channel_state(channel_id, chain, total if named else UNSET)
+    return Raw(encode_json(ReceiptExtra(state, str(amount), str(total))))
