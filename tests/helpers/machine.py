@@ -1,15 +1,12 @@
 """A payer who cheats, an honest chain, a provider: the rules of a channel in any order of moves.
 
-The machine plays every verb of a store against the pure rules (`self.channel`) and keeps two books
-of its own: which voucher amounts are granted, and what was charged. A subclass may play the same
-moves against a real store and compare (`also`); the answer of the pure rules is what is expected.
+The machine plays every verb of a store against the pure rules (`self.model`) and keeps books of its
+own: which voucher amounts are granted, and what was charged. A subclass may play the same moves
+against a real store and compare (`also`); the answer of the pure rules is what is expected.
 
 Time runs in whole seconds. The chain is honest and so is the provider's watcher: before a
 withdrawal or a refund takes the money, everything that was charged is claimed.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -17,33 +14,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from helpers.channels import CHANNEL_ID, CONFIG, NETWORK, NOW, voucher
 from helpers.honest_chain import HonestChain
-from paywall.protocol import channel as rules
+from helpers.ledger import Books, Payment
+from helpers.model import Model, Move
 from paywall.protocol.channel import (
     ChainState,
     Channel,
+    Hold,
     NeedsChain,
     RefusedByChannel,
+    Standing,
     check,
-    observe,
 )
-from paywall.protocol.errors import HoldLost, PaymentError, Reason
-from paywall.protocol.limits import WINDOW_VOUCHERS
+from paywall.protocol.errors import HoldLost, Reason
+from paywall.protocol.limits import REMEMBERED_CHARGES, WINDOW_VOUCHERS
 
 prices = st.integers(1, 500)
-Verb = Callable[[], Channel]
-
-
-@dataclass
-class Books:
-    """What the rules must never contradict, kept apart from them."""
-
-    granted: set[int] = field(default_factory=set)
-    """Voucher amounts that bought something, or may have, and were not released since."""
-    signed: set[int] = field(default_factory=set)
-    charged: int = 0
-    floor: int = 0
-    grants: dict[str, int] = field(default_factory=dict)
-    """The voucher amount of every request that was ever admitted."""
 
 
 class ChannelMachine(RuleBasedStateMachine):
@@ -54,13 +39,18 @@ class ChannelMachine(RuleBasedStateMachine):
         self.now = NOW
         self.chain = HonestChain()
         self.books = Books()
-        self.channel: Channel
+        self.model = Model(lambda: self.now)
         self.requests = 0
-        self.finished: list[str] = []
+        self.refunds = 0
         self.withdrew = False
         self.first_reading: ChainState
 
-    def also(self, verb: str, arguments: tuple[object, ...], expected: Channel | Exception) -> None:
+    @property
+    def channel(self) -> Channel:
+        assert self.model.stored is not None
+        return self.model.stored
+
+    def also(self, move: Move, expected: object) -> None:
         """For a subclass: the same move, where the pure rules came to `expected`."""
 
     # -- The chain -------------------------------------------------------------------------------
@@ -69,8 +59,7 @@ class ChannelMachine(RuleBasedStateMachine):
     def begin(self, amount: int) -> None:
         self.chain = self.chain.deposit(amount)
         self.first_reading = self.chain.read(self.now)
-        self.channel = rules.open_channel(CHANNEL_ID, NETWORK, CONFIG, self.first_reading, 0)
-        self.also("record", (NETWORK, CONFIG, self.first_reading, 0), self.channel)
+        self._record(self.first_reading, 0)
 
     @rule(amount=st.integers(1, 5000))
     def top_up(self, amount: int) -> None:
@@ -145,7 +134,6 @@ class ChannelMachine(RuleBasedStateMachine):
             if isinstance(self._request(self._next_amount(2), 1), Exception):
                 return
             self._charge(f"request-{self.requests:03}", 1)
-            self.books.charged += 1
 
     @rule(parts=st.lists(st.integers(1, 100), min_size=5, max_size=5))
     def large_requests_on_an_old_promise(self, parts: list[int]) -> None:
@@ -165,95 +153,92 @@ class ChannelMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_repeated_reserve(self, data: st.DataObject) -> None:
         """The same request asked again, as after a lost answer: the same decision."""
-        name = data.draw(st.sampled_from(sorted(self.channel.holds)))
-        hold = self.channel.holds[name]
+        name, hold = self._any_hold(data)
+        payment = self.books.payments.get(name)
+        # Its id may have been forgotten and given to another payment since.
+        if payment:
+            known = self.books.still_known(payment.ticket.payment_id, self.now)
+            assume(known and known.request == name)
         before = self.channel
-        outcome = self._reserve(hold.amount, hold.price, name)
-        assert outcome == before == self.channel
+        outcome = self._reserve(hold.amount, hold.price, name, payment)
+        assert outcome == before.standing
+        assert self.channel == before
 
     @precondition(lambda self: self.channel.holds)
-    @rule(data=st.data(), part=st.integers(0, 100))
-    def an_answer(self, data: st.DataObject, part: int) -> None:
+    @rule(data=st.data(), part=st.integers(0, 100), answer=st.sampled_from([b"", b"an answer"]))
+    def an_answer(self, data: st.DataObject, part: int, answer: bytes) -> None:
         """Charged, perhaps less than the price, perhaps long after its hold should have ended."""
-        name = data.draw(st.sampled_from(sorted(self.channel.holds)))
-        hold = self.channel.holds[name]
-        amount = hold.price * part // 100
-        assert not isinstance(self._charge(name, amount), Exception)
-        self.books.charged += amount
-        self.finished.append(name)
-        if amount == 0:
-            self.books.granted.discard(hold.amount)
+        name, hold = self._any_hold(data)
+        outcome = self._charge(name, hold.price * part // 100, answer)
+        assert outcome == self.channel.standing
 
     @precondition(lambda self: self.channel.holds)
     @rule(data=st.data())
     def a_failure(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.channel.holds)))
-        amount = self.channel.holds[name].amount
-        outcome = self._play("release", lambda: rules.release(self.channel, name), name)
-        assert isinstance(outcome, Channel)
-        assert amount not in outcome.seen, "a released voucher is good again"
-        self.books.granted.discard(amount)
-        self.finished.append(name)
+        name, hold = self._any_hold(data)
+        assert self._release(name) is None
+        assert name not in self.channel.holds
+        assert hold.amount not in self.channel.seen, "a released voucher is good again"
 
-    @precondition(lambda self: self.finished)
+    @precondition(lambda self: self.books.ended)
     @rule(data=st.data(), amount=prices)
-    def a_second_charge(self, data: st.DataObject, amount: int) -> None:
-        name = data.draw(st.sampled_from(self.finished))
-        assert isinstance(self._charge(name, amount), HoldLost)
+    def a_second_end(self, data: st.DataObject, amount: int) -> None:
+        """Charged or released once more: nothing changes, whatever is answered."""
+        name = data.draw(st.sampled_from(self.books.ended))
+        before = self.channel
+        outcome = self._charge(name, amount, b"another answer")
+        if self._charge_is_remembered(name):
+            assert outcome == before.standing
+        else:
+            assert isinstance(outcome, HoldLost)
+        assert self._release(name) is None
+        assert self.channel == before
 
     @precondition(lambda self: self.books.grants)
     @rule(data=st.data())
     def a_late_worker(self, data: st.DataObject) -> None:
-        """It charges exactly when its hold is still there."""
+        """It charges exactly when its hold is still there, or it did before."""
         name = data.draw(st.sampled_from(sorted(self.books.grants)))
         hold = self.channel.holds.get(name)
+        remembered = self._charge_is_remembered(name)
         outcome = self._charge(name, hold.price if hold else 1)
-        assert isinstance(outcome, HoldLost) == (hold is None)
-        if hold:
-            self.books.charged += hold.price
-            self.finished.append(name)
+        assert isinstance(outcome, Standing) == (hold is not None or remembered)
 
     @precondition(lambda self: self.books.grants)
     @rule(data=st.data())
     def a_renewal(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.books.grants)))
         assume(name in self.channel.holds)
-        self._play("renew", lambda: rules.renew(self.channel, name, self.now * 1000), name)
+        self._play(lambda store: store.renew([(CHANNEL_ID, name), (CHANNEL_ID, "gone")]))
+        assert self.channel.holds[name].deadline_ms > self.now * 1000
 
     # -- Refunds ---------------------------------------------------------------------------------
 
     @rule(amount=st.none() | st.integers(0, 6000), wrong=st.sampled_from([0, 0, 0, 1]))
     def ask_for_a_refund(self, amount: int | None, wrong: int) -> None:
-        signed = voucher(self.channel.charged + wrong)
-        outcome = self._play(
-            "begin_refund",
-            lambda: rules.begin_refund(self.channel, signed, amount, self.now * 1000),
-            signed,
-            amount,
-        )
+        self.refunds += 1
+        outcome = self._begin_refund(self.channel.charged + wrong, amount, f"refund-{self.refunds}")
         if isinstance(outcome, Channel):
             assert not wrong
-            self.books.signed.add(signed.amount)
+            self.books.signed.add(self.channel.charged)
 
-    @precondition(lambda self: self.channel.refunding)
+    @precondition(lambda self: self._is_refunding())
     @rule()
     def ask_for_a_second_refund(self) -> None:
-        assume(self.channel.refunding.deadline_ms > self.now * 1000)
-        signed = voucher(self.channel.charged)
-        outcome = self._play(
-            "begin_refund",
-            lambda: rules.begin_refund(self.channel, signed, None, self.now * 1000),
-            signed,
-            None,
-        )
+        outcome = self._begin_refund(self.channel.charged, None, "second-refund")
         assert isinstance(outcome, RefusedByChannel)
         assert outcome.reason is Reason.CHANNEL_BUSY
 
+    @precondition(lambda self: self._is_refunding())
+    @rule(amount=st.none() | st.integers(0, 6000))
+    def ask_again_for_the_same_refund(self, amount: int | None) -> None:
+        before = self.channel
+        outcome = self._begin_refund(before.charged, amount, before.refunding.request)
+        assert outcome == before == self.channel
+
     # A refund that is mined after we gave it up takes what was granted since; the deadline is far
     # longer than its transactions may take, so the honest chain mines it before or never.
-    @precondition(
-        lambda self: self.channel.refunding and self.channel.refunding.deadline_ms > self.now * 1000
-    )
+    @precondition(lambda self: self._is_refunding())
     @rule()
     def the_refund_is_mined(self) -> None:
         amount = self.channel.refunding.amount
@@ -271,53 +256,85 @@ class ChannelMachine(RuleBasedStateMachine):
         """What a client signs that knows its own highest signature."""
         return max(self.channel.signed, self.channel.committed, self.channel.floor) + price
 
-    def _request(self, amount: int, price: int) -> Channel | Exception:
-        self.requests += 1
-        return self._reserve(amount, price, f"request-{self.requests:03}")
+    def _any_hold(self, data: st.DataObject) -> tuple[str, Hold]:
+        name = data.draw(st.sampled_from(sorted(self.channel.holds)))
+        return name, self.channel.holds[name]
 
-    def _reserve(self, amount: int, price: int, name: str) -> Channel | Exception:
+    def _is_refunding(self) -> bool:
+        refunding = self.channel.refunding
+        return refunding is not None and refunding.deadline_ms > self.now * 1000
+
+    def _charge_is_remembered(self, name: str) -> bool:
+        """By its name, when it came without an id or cost nothing; else under its id."""
+        if name in self.books.remembered[-REMEMBERED_CHARGES:]:
+            return True
+        payment = self.books.payments.get(name)
+        known = payment and self.books.still_known(payment.ticket.payment_id, self.now)
+        return bool(known) and known.request == name and known.answer is not None
+
+    def _may_be_seen(self, payment: Payment | None, name: str) -> bool:
+        """Whether this payment's worker died, so that its voucher may be used once more."""
+        known = payment and self.books.still_known(payment.ticket.payment_id, self.now)
+        return bool(known) and known.payment == payment and known.request != name
+
+    def _request(self, amount: int, price: int, payment: Payment | None = None) -> object:
+        self.requests += 1
+        return self._reserve(amount, price, f"request-{self.requests:03}", payment)
+
+    def _reserve(self, amount: int, price: int, name: str, payment: Payment | None) -> object:
         self.books.signed.add(amount)
+        signed, ticket = voucher(amount), payment.ticket if payment else None
         repeated = name in self.channel.holds
-        signed = voucher(amount)
-        outcome = self._play(
-            "reserve",
-            lambda: check(rules.reserve(self.channel, signed, price, name, self.now * 1000)),
-            signed,
-            price,
-            name,
-        )
-        if isinstance(outcome, Channel) and not repeated:
-            assert amount not in self.books.granted, "a voucher was granted twice"
-            assert amount <= self.chain.balance, "granted above the real balance"
-            refunding = outcome.refunding.amount if outcome.refunding else 0
-            assert amount <= outcome.balance - refunding, "granted out of a refund"
-            self._was_not_in_the_margin()
-            self.books.granted.add(amount)
-            self.books.grants[name] = amount
+        again = self._may_be_seen(payment, name)
+        outcome = self._play(lambda store: store.reserve(CHANNEL_ID, signed, price, name, ticket))
+        if isinstance(outcome, Standing):
+            assert outcome == self.channel.standing
+            if not repeated:
+                self._was_rightly_granted(amount, again)
+            self.books.admitted(name, amount, payment, self.now)
         return outcome
 
-    def _was_not_in_the_margin(self) -> None:
-        """Even a provider that has not noticed a withdrawal grants nothing in its last third."""
+    def _was_rightly_granted(self, amount: int, again: bool) -> None:
+        assert again or amount not in self.books.granted, "a voucher was granted twice"
+        assert amount not in self.books.sold, "a voucher was sold twice"
+        assert amount <= self.chain.balance, "granted above the real balance"
+        refunding = self.channel.refunding.amount if self.channel.refunding else 0
+        assert amount <= self.channel.balance - refunding, "granted out of a refund"
         if self.chain.withdraw_requested_at:
+            # Even a provider that has not noticed a withdrawal grants nothing in its last third.
             waited = self.now - self.chain.withdraw_requested_at
             assert waited < CONFIG.withdraw_delay_seconds * 2 // 3
 
-    def _charge(self, name: str, amount: int) -> Channel | Exception:
-        return self._play("charge", lambda: rules.charge(self.channel, name, amount), name, amount)
+    def _charge(self, name: str, amount: int, answer: bytes = b"") -> object:
+        payment, held = self.books.payments.get(name), name in self.channel.holds
+        ticket = payment.ticket if payment else None
+        outcome = self._play(lambda store: store.charge(CHANNEL_ID, name, amount, ticket, answer))
+        if isinstance(outcome, Standing) and held:
+            self.books.paid(name, amount, answer, self.now)
+        return outcome
 
-    def _record(self, reading: ChainState) -> None:
-        self._play("record", lambda: observe(self.channel, reading), NETWORK, CONFIG, reading, 77)
+    def _release(self, name: str) -> object:
+        payment, held = self.books.payments.get(name), name in self.channel.holds
+        ticket = payment.ticket if payment else None
+        outcome = self._play(lambda store: store.release(CHANNEL_ID, name, ticket))
+        if held:
+            self.books.released(name)
+        return outcome
+
+    def _record(self, reading: ChainState, evidence: int = 77) -> None:
+        self._play(lambda store: store.record(CHANNEL_ID, NETWORK, CONFIG, reading, evidence))
+
+    def _begin_refund(self, signed: int, amount: int | None, request: str) -> object:
+        return self._play(
+            lambda store: store.begin_refund(CHANNEL_ID, voucher(signed), amount, request)
+        )
 
     def _end_refund(self, reading: ChainState | None) -> None:
-        self._play("end_refund", lambda: rules.end_refund(self.channel, reading), reading)
+        self._play(lambda store: store.end_refund(CHANNEL_ID, reading))
 
-    def _play(self, name: str, verb: Verb, *arguments: object) -> Channel | Exception:
-        outcome: Channel | Exception
-        try:
-            outcome = self.channel = verb()
-        except PaymentError as error:
-            outcome = error
-        self.also(name, arguments, outcome)
+    def _play(self, move: Move) -> object:
+        outcome = self.model.play(move)
+        self.also(move, outcome)
         return outcome
 
     # -- What always holds -----------------------------------------------------------------------

@@ -10,6 +10,8 @@ from multiprocessing.process import BaseProcess
 
 from helpers.channels import CHANNEL_ID, NOW, voucher
 from paywall.protocol.channel import RefusedByChannel
+from paywall.protocol.errors import Reason, Refused
+from paywall.protocol.once import AnsweredBefore, Ticket
 from paywall.stores.sqlite import SqliteStore
 
 
@@ -45,6 +47,44 @@ def race_for_vouchers(pipe: Connection, path: str, name: str, amounts: int) -> N
             granted += [amount for amount in await asyncio.gather(*attempts) if amount]
         await store.close()
         return granted
+
+    _report(pipe, race())
+
+
+def ticket(number: int) -> Ticket:
+    return Ticket(f"payment-{number:08}", number.to_bytes(32, "big"))
+
+
+def race_with_payments(pipe: Connection, path: str, name: str, payments: int) -> None:
+    """Sends every payment until it is answered; reports how many it ran, and all answers."""
+
+    async def send(store: SqliteStore, number: int) -> tuple[bool, bytes]:
+        request, answer = f"{name}-{number}", f"answered by {name}".encode()
+        while True:
+            try:
+                await store.reserve(CHANNEL_ID, voucher(number), 1, request, ticket(number))
+            except AnsweredBefore as before:
+                return False, before.answer
+            except Refused as refused:
+                if refused.reason is not Reason.PAYMENT_IN_PROGRESS:
+                    raise
+                continue
+            await store.charge(CHANNEL_ID, request, 1, ticket(number), answer)
+            return True, answer
+
+    async def race() -> tuple[int, dict[int, bytes]]:
+        store = SqliteStore(path, clock=lambda: NOW)
+        await store.open()
+        pipe.send("ready")
+        pipe.recv()
+        outcomes: dict[int, tuple[bool, bytes]] = {}
+        for start in range(1, payments, 8):
+            numbers = range(start, start + 8)
+            sent = await asyncio.gather(*(send(store, number) for number in numbers))
+            outcomes |= dict(zip(numbers, sent, strict=True))
+        await store.close()
+        answers = {number: answer for number, (_, answer) in outcomes.items()}
+        return sum(ran for ran, _ in outcomes.values()), answers
 
     _report(pipe, race())
 

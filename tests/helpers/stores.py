@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.channels import NOW
+from helpers.redis_server import shared_cluster, shared_server
+from helpers.redis_store import TimedRedisStore
 from paywall.stores import Store
 from paywall.stores.memory import MemoryStore
 from paywall.stores.sqlite import SqliteStore
@@ -14,6 +16,8 @@ Maker = Callable[[Path, Clock], Store]
 STORES: dict[str, Maker] = {
     "memory": lambda folder, clock: MemoryStore(clock=clock),
     "sqlite": lambda folder, clock: SqliteStore(folder / "store.db", clock=clock),
+    "redis": lambda folder, clock: TimedRedisStore(shared_server().url, clock),
+    "redis-cluster": lambda folder, clock: TimedRedisStore(shared_cluster().url, clock),
 }
 
 
@@ -25,3 +29,6 @@ class Time:
 
     def __call__(self) -> float:
         return self.seconds
+
+    def ms(self) -> int:
+        return int(self.seconds * 1000)

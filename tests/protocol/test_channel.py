@@ -1,11 +1,12 @@
-"""The rules of a channel, as statements; and a payer who tries everything else."""
+"""The rules of a channel, as statements; and payers who try everything else."""
 
 from contextlib import suppress
 
 import msgspec
 import pytest
 from helpers.channels import NOW_MS, chain, channel, voucher
-from helpers.machine import ChannelMachine
+from helpers.honest_payers import SerialPayer, WindowPayer
+from helpers.machine_once import PaymentMachine
 from helpers.moves import held, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from paywall.protocol.channel import (
     reserve,
 )
 from paywall.protocol.errors import HoldLost, Reason
-from paywall.protocol.limits import MAX_HOLDS, WINDOW_VOUCHERS
+from paywall.protocol.limits import MAX_HOLDS, REMEMBERED_CHARGES, WINDOW_VOUCHERS
 
 LATER_MS = NOW_MS + HOLD_MS
 
@@ -105,17 +106,18 @@ def test_a_promise_above_a_sunken_balance_buys_no_more_than_the_balance() -> Non
 # -- The window ----------------------------------------------------------------------------------
 
 
-def served(amounts: list[int]) -> Channel:
-    start = channel(10**9)
+def served(amounts: list[int], start: Channel | None = None) -> Channel:
+    """Each voucher bought one unit, under the name of its amount."""
+    start = start or channel(10**9)
     for amount in amounts:
-        start = charge(held(start, ("r", amount, 1)), "r", 1)
+        start = charge(held(start, (f"r{amount}", amount, 1)), f"r{amount}", 1)
     return start
 
 
 def test_what_falls_out_of_the_window_raises_its_floor() -> None:
     full = served([10 * n for n in range(1, WINDOW_VOUCHERS + 1)])
     assert (len(full.seen), full.floor) == (WINDOW_VOUCHERS, 0)
-    more = charge(held(full, ("r", 10_000, 1)), "r", 1)
+    more = served([10_000], full)
     assert (len(more.seen), more.floor, more.seen[0]) == (WINDOW_VOUCHERS, 10, 20)
 
 
@@ -133,11 +135,94 @@ def test_in_any_order_no_amount_is_granted_twice(amounts: list[int]) -> None:
     start, granted = channel(10**9), list[int]()
     for amount in amounts:
         with suppress(RefusedByChannel):
-            start = charge(reserve(start, voucher(amount), 1, "r", NOW_MS), "r", 1)
+            name = f"r{len(granted)}"
+            start = charge(reserve(start, voucher(amount), 1, name, NOW_MS), name, 1)
             granted.append(amount)
         assert list(start.seen) == sorted(start.seen)
         assert all(start.floor < amount for amount in start.seen)
     assert len(granted) == len(set(granted)) == start.charged <= max(granted)
+
+
+def test_when_nothing_promised_is_outstanding_the_window_is_empty() -> None:
+    paid = charge(held(channel(), ("a", 100, 100), ("b", 150, 50)), "b", 50)
+    assert (paid.seen, paid.floor) == ((100, 150), 0)
+    paid = charge(paid, "a", 100)
+    assert (paid.seen, paid.floor) == ((), 150)
+    for amount in (1, 100, 149, 150):
+        assert refusal(paid, amount, 1) is Reason.CUMULATIVE_MISMATCH
+    assert held(paid, ("c", 151, 1)).seen == (151,)
+
+
+def test_while_a_promise_is_outstanding_the_window_keeps_what_it_saw() -> None:
+    ahead = charge(held(channel(), ("b", 200, 100)), "b", 100)
+    assert (ahead.seen, ahead.floor) == ((200,), 0)
+    cheap = charge(held(channel(), ("a", 100, 100)), "a", 99)
+    assert (cheap.seen, cheap.floor) == ((100,), 0)
+
+
+def one_behind(others: int) -> Channel:
+    """One request runs; so many others, in front of it and behind it, were charged since."""
+    names = [(f"r{n}", n, 1) for n in range(1, others + 2)]
+    start = held(channel(10**9), names[0], names[1])
+    for name in names[2:]:
+        start = charge(held(start, name), name[0], 1)
+    return charge(start, "r1", 1)
+
+
+def test_while_requests_run_only_a_window_that_is_over_half_full_is_shortened() -> None:
+    half = one_behind(WINDOW_VOUCHERS // 2 - 1)
+    assert (len(half.seen), half.floor) == (WINDOW_VOUCHERS // 2, 0)
+    over = one_behind(WINDOW_VOUCHERS // 2)
+    assert (len(over.seen), over.floor) == (WINDOW_VOUCHERS // 2, 1)
+
+
+def test_a_running_request_in_a_shortened_window_is_still_good_once() -> None:
+    behind = one_behind(WINDOW_VOUCHERS)
+    assert behind.floor == 1
+    assert refusal(behind, 2, 1) is Reason.CUMULATIVE_MISMATCH
+    released = release(behind, "r2")
+    assert held(released, ("again", 2, 1)).holds["again"].amount == 2
+    assert refusal(released, 1, 1) is Reason.CUMULATIVE_MISMATCH
+    assert refusal(released, 3, 1) is Reason.CUMULATIVE_MISMATCH
+
+
+# -- A payment that comes again after its worker died --------------------------------------------
+
+
+def test_a_payment_that_comes_again_may_have_been_seen() -> None:
+    dead = held(channel(), ("dead", 100, 100))
+    with pytest.raises(RefusedByChannel):
+        reserve(dead, voucher(100), 100, "next", LATER_MS)
+    again = check(reserve(dead, voucher(100), 100, "next", LATER_MS, again=True))
+    assert (list(again.holds), again.committed, again.seen) == (["next"], 100, (100,))
+    paid = charge(again, "next", 100)
+    assert (paid.charged, paid.seen, paid.floor) == (100, (), 100)
+
+
+def test_a_payment_that_comes_again_from_below_the_floor_leaves_the_window_alone() -> None:
+    swept = served([150], held(channel(), ("dead", 100, 100)))
+    later = reserve(swept, voucher(250), 100, "next", LATER_MS)
+    full = msgspec.structs.replace(charge(later, "next", 100), floor=120, seen=(150, 250))
+    again = check(reserve(full, voucher(100), 100, "again", LATER_MS, again=True))
+    assert (again.seen, again.floor, again.signed) == ((150, 250), 120, 250)
+    assert charge(again, "again", 100).charged == 201
+
+
+@pytest.mark.parametrize(
+    ("balance", "claimed", "amount", "price", "reason"),
+    [
+        (1000, 0, 1001, 1, Reason.EXCEEDS_BALANCE),
+        (1000, 500, 500, 1, Reason.BELOW_CLAIMED),
+        (1000, 500, 600, 101, Reason.CUMULATIVE_MISMATCH),
+    ],
+)
+def test_a_payment_that_comes_again_must_still_be_covered(
+    balance: int, claimed: int, amount: int, price: int, reason: Reason
+) -> None:
+    start = channel(balance, claimed=claimed)
+    with pytest.raises(RefusedByChannel) as refused:
+        reserve(start, voucher(amount), price, "again", NOW_MS, again=True)
+    assert refused.value.reason is reason
 
 
 # -- Charge, release, expiry ---------------------------------------------------------------------
@@ -157,7 +242,8 @@ def test_a_smaller_charge_leaves_the_rest_of_the_promise_to_later_requests() -> 
 
 def test_a_charge_of_nothing_is_a_release() -> None:
     admitted = held(channel(), ("a", 100, 100))
-    assert charge(admitted, "a", 0) == release(admitted, "a")
+    free = charge(admitted, "a", 0)
+    assert free == msgspec.structs.replace(release(admitted, "a"), done=("a",))
 
 
 def test_a_release_makes_the_voucher_good_again() -> None:
@@ -172,16 +258,42 @@ def test_case_39_a_metered_charge_above_the_price_is_our_own_mistake() -> None:
 
 
 @pytest.mark.parametrize("ended", ["charged", "released"])
-def test_what_has_ended_cannot_be_charged_released_or_renewed(ended: str) -> None:
+def test_what_has_ended_cannot_be_released_or_renewed(ended: str) -> None:
     admitted = held(channel(), ("a", 100, 100))
     done = charge(admitted, "a", 100) if ended == "charged" else release(admitted, "a")
-    for late in (
-        lambda: charge(done, "a", 100),
-        lambda: release(done, "a"),
-        lambda: renew(done, "a", NOW_MS),
-    ):
+    for late in (lambda: release(done, "a"), lambda: renew(done, "a", NOW_MS)):
         with pytest.raises(HoldLost):
             late()
+
+
+def test_what_was_released_cannot_be_charged() -> None:
+    with pytest.raises(HoldLost):
+        charge(release(held(channel(), ("a", 100, 100)), "a"), "a", 100)
+
+
+@pytest.mark.parametrize("first", [100, 60, 0])
+@pytest.mark.parametrize("second", [100, 0])
+def test_a_repeated_charge_changes_nothing(first: int, second: int) -> None:
+    paid = charge(held(channel(), ("a", 100, 100), ("b", 200, 100)), "a", first)
+    assert paid.charged == first
+    assert charge(paid, "a", second) is paid
+
+
+def test_only_the_last_charges_are_recognised_when_they_are_repeated() -> None:
+    first = served([1])
+    enough = served(list(range(2, REMEMBERED_CHARGES + 1)), first)
+    assert charge(enough, "r1", 1) is enough
+    many = check(served([REMEMBERED_CHARGES + 1], enough))
+    assert charge(many, "r2", 1) is many
+    with pytest.raises(HoldLost):
+        charge(many, "r1", 1)
+
+
+def test_a_charge_that_somebody_else_remembers_is_not_remembered_here() -> None:
+    paid = charge(held(channel(), ("a", 100, 100)), "a", 100, remember=False)
+    assert paid.done == ()
+    with pytest.raises(HoldLost):
+        charge(paid, "a", 100, remember=False)
 
 
 def test_case_39_a_late_charge_after_its_hold_was_dropped_is_fenced() -> None:
@@ -227,7 +339,19 @@ def test_the_sentences_about_money_notice_a_mistake() -> None:
         check(msgspec.structs.replace(sound, chain=chain(claimed=1)))
 
 
-class TestTheRules(ChannelMachine.TestCase):  # type: ignore[misc]
+class TestTheRules(PaymentMachine.TestCase):  # type: ignore[misc]
     """Honest moves and cheats in any order."""
 
     settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+class TestAWindowPayer(WindowPayer.TestCase):  # type: ignore[misc]
+    """An honest payer with many requests in flight is never refused."""
+
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+class TestASerialPayer(SerialPayer.TestCase):  # type: ignore[misc]
+    """An honest payer with one request at a time is never refused."""
+
+    settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

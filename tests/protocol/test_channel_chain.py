@@ -5,6 +5,7 @@ from helpers.channels import NOW, NOW_MS, chain, channel, voucher
 from helpers.moves import held, refusal
 
 from paywall.protocol.channel import (
+    HOLD_MS,
     REFUND_MS,
     Channel,
     NeedsChain,
@@ -86,7 +87,7 @@ def charged_up_to(amount: int) -> Channel:
 
 @pytest.mark.parametrize(("asked", "set_aside"), [(None, 700), (1, 1), (700, 700)])
 def test_a_refund_sets_its_amount_aside(asked: int | None, set_aside: int) -> None:
-    leaving = check(begin_refund(charged_up_to(300), voucher(300), asked, NOW_MS))
+    leaving = check(begin_refund(charged_up_to(300), voucher(300), asked, "refund", NOW_MS))
     assert leaving.refunding is not None
     assert (leaving.refunding.amount, leaving.refunding.deadline_ms) == (
         set_aside,
@@ -99,56 +100,79 @@ def test_a_refund_sets_its_amount_aside(asked: int | None, set_aside: int) -> No
 @pytest.mark.parametrize("asked", [0, 701, 10**30])
 def test_case_38_more_than_is_left_is_not_refunded(asked: int) -> None:
     with pytest.raises(RefusedByChannel) as refused:
-        begin_refund(charged_up_to(300), voucher(300), asked, NOW_MS)
+        begin_refund(charged_up_to(300), voucher(300), asked, "refund", NOW_MS)
     assert refused.value.reason is Reason.REFUND_AMOUNT
 
 
 def test_case_38_nothing_left_is_nothing_to_refund() -> None:
     with pytest.raises(RefusedByChannel) as refused:
-        begin_refund(charged_up_to(1000), voucher(1000), None, NOW_MS)
+        begin_refund(charged_up_to(1000), voucher(1000), None, "refund", NOW_MS)
     assert refused.value.reason is Reason.REFUND_NOTHING_LEFT
 
 
 def test_case_38_a_refund_waits_for_running_requests() -> None:
     with pytest.raises(RefusedByChannel) as refused:
-        begin_refund(held(channel(), ("a", 100, 100)), voucher(0), None, NOW_MS)
+        begin_refund(held(channel(), ("a", 100, 100)), voucher(0), None, "refund", NOW_MS)
     assert refused.value.reason is Reason.CHANNEL_BUSY
 
 
 def test_case_38_a_second_refund_waits_for_the_first() -> None:
-    leaving = begin_refund(charged_up_to(300), voucher(300), 100, NOW_MS)
+    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
     with pytest.raises(RefusedByChannel) as refused:
-        begin_refund(leaving, voucher(300), 100, NOW_MS + REFUND_MS - 1)
+        begin_refund(leaving, voucher(300), 100, "second", NOW_MS + REFUND_MS - 1)
     assert refused.value.reason is Reason.CHANNEL_BUSY
-    again = begin_refund(leaving, voucher(300), 200, NOW_MS + REFUND_MS)
+    again = begin_refund(leaving, voucher(300), 200, "second", NOW_MS + REFUND_MS)
     assert again.remaining == 500
+
+
+@pytest.mark.parametrize("asked", [100, 200, None])
+def test_case_38_a_repeated_refund_is_the_same_refund(asked: int | None) -> None:
+    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
+    last_ms = NOW_MS + REFUND_MS - 1
+    assert begin_refund(leaving, voucher(300), asked, "refund", last_ms) is leaving
+
+
+def test_case_38_a_refund_that_was_given_up_for_its_age_begins_anew() -> None:
+    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
+    anew = begin_refund(leaving, voucher(300), 200, "refund", NOW_MS + REFUND_MS)
+    assert anew.refunding is not None
+    assert (anew.refunding.amount, anew.refunding.deadline_ms) == (200, NOW_MS + 2 * REFUND_MS)
 
 
 @pytest.mark.parametrize("amount", [299, 301])
 def test_a_refunds_voucher_promises_exactly_what_was_charged(amount: int) -> None:
     with pytest.raises(RefusedByChannel) as refused:
-        begin_refund(charged_up_to(300), voucher(amount), None, NOW_MS)
+        begin_refund(charged_up_to(300), voucher(amount), None, "refund", NOW_MS)
     assert refused.value.reason is Reason.CUMULATIVE_MISMATCH
 
 
 def test_a_mined_refund_leaves_what_the_chain_says() -> None:
-    leaving = begin_refund(charged_up_to(300), voucher(300), None, NOW_MS)
+    leaving = begin_refund(charged_up_to(300), voucher(300), None, "refund", NOW_MS)
     gone = end_refund(leaving, chain(300, claimed=300, refund_nonce=1, block=2))
     assert (gone.balance, gone.claimed, gone.remaining, gone.refunding) == (300, 300, 0, None)
 
 
 def test_a_refund_that_is_given_up_gives_its_amount_back() -> None:
-    leaving = begin_refund(charged_up_to(300), voucher(300), None, NOW_MS)
+    leaving = begin_refund(charged_up_to(300), voucher(300), None, "refund", NOW_MS)
     kept = end_refund(leaving, None)
     assert (kept.balance, kept.remaining, kept.refunding) == (1000, 700, None)
 
 
 def test_case_37_vouchers_from_before_a_refund_buy_nothing_after_a_new_deposit() -> None:
     ahead = release(held(charged_up_to(300), ("b", 900, 100)), "b")
-    leaving = begin_refund(ahead, voucher(300), None, NOW_MS)
+    leaving = begin_refund(ahead, voucher(300), None, "refund", NOW_MS)
     assert (leaving.floor, leaving.voucher) == (900, voucher(300))
     gone = end_refund(leaving, chain(300, claimed=300, block=2))
     funded = observe(gone, chain(5000, claimed=300, block=3))
     for amount in (301, 400, 900):
         assert refusal(funded, amount, 1) is Reason.CUMULATIVE_MISMATCH
     assert held(funded, ("c", 901, 1)).held == 1
+
+
+def test_case_37_a_payment_that_comes_again_does_not_lower_the_floor() -> None:
+    ahead = release(held(charged_up_to(300), ("dead", 310, 10), ("b", 900, 100)), "b")
+    later_ms = NOW_MS + HOLD_MS
+    leaving = begin_refund(ahead, voucher(300), 50, "refund", later_ms)
+    again = reserve(leaving, voucher(310), 10, "again", later_ms, again=True)
+    paid = check(charge(again, "again", 10))
+    assert (paid.charged, paid.signed, paid.floor, paid.seen) == (310, 310, 900, ())

@@ -6,15 +6,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from helpers.channels import CHANNEL_ID
-from helpers.machine import ChannelMachine
+from helpers.machine_once import PaymentMachine
+from helpers.model import Move, essence
 from helpers.stores import STORES, Maker
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from paywall.protocol.channel import Channel, RefusedByChannel
 
-
-class StoreMachine(ChannelMachine):
+class StoreMachine(PaymentMachine):
     """Every move against a store too: the same answer, and the same record after it."""
 
     maker: Maker
@@ -26,28 +25,18 @@ class StoreMachine(ChannelMachine):
         self.store = self.maker(Path(self.folder.name), lambda: self.now)
         self.loop.run(self.store.open())
 
-    def also(self, verb: str, arguments: tuple[object, ...], expected: Channel | Exception) -> None:
-        answer, record = self.loop.run(self._both(verb, arguments))
+    def also(self, move: Move, expected: object) -> None:
+        answer, record = self.loop.run(self._both(move))
         assert record == self.channel
-        if isinstance(expected, Exception):
-            assert type(answer) is type(expected)
-        if isinstance(expected, RefusedByChannel):
-            assert answer.reason is expected.reason
-        if isinstance(answer, Channel):
-            assert answer == expected
+        assert essence(answer) == essence(expected)
 
-    async def _both(self, verb: str, arguments: tuple[object, ...]) -> tuple[object, object]:
+    async def _both(self, move: Move) -> tuple[object, object]:
         answer: object
         try:
-            answer = await self._call(verb, arguments)
+            answer = await move(self.store)
         except Exception as error:
             answer = error
         return answer, await self.store.channel(CHANNEL_ID)
-
-    async def _call(self, verb: str, arguments: tuple[object, ...]) -> object:
-        if verb == "renew":
-            return await self.store.renew([(CHANNEL_ID, str(name)) for name in arguments])
-        return await getattr(self.store, verb)(CHANNEL_ID, *arguments)
 
     def teardown(self) -> None:
         self.loop.run(self.store.close())

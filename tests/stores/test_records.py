@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from paywall.protocol.channel import Channel, ChannelConfig, Hold, Refunding, Voucher
 from paywall.protocol.errors import StoreUnavailable
-from paywall.protocol.limits import MAX_HOLDS, UINT128_MAX, UINT256_MAX, WINDOW_VOUCHERS
+from paywall.protocol.limits import (
+    MAX_HOLDS,
+    REMEMBERED_CHARGES,
+    UINT128_MAX,
+    UINT256_MAX,
+    WINDOW_VOUCHERS,
+)
 from paywall.protocol.money import Address
 from paywall.stores import records
 
@@ -23,7 +29,12 @@ VERSION_1 = bytes.fromhex(
     "03e81b81a9726571756573742d319303cd03e8cf000001a3185d3a60930acd03decffffffffffffffc1f0492"
     "06cf000001a31860e3e0cf000001a3185c507b"
 )
-"""A record as the first release wrote it. Never to be changed: files like it exist."""
+"""A record as it was first written, before refunds and charges were remembered by their requests.
+Never to be changed, and neither is the next: records like them exist."""
+VERSION_1_LATER = bytes.fromhex(
+    f"9e{VERSION_1[1:].hex()}a8726566756e642d3192a9726571756573742d30a9726571756573742d32"
+)
+"""What is written now: two more fields at the end."""
 EXPECTED = Channel(
     CHANNEL_ID,
     NETWORK,
@@ -34,8 +45,13 @@ EXPECTED = Channel(
     holds={"request-1": Hold(3, 1000, 1_800_000_060_000)},
     seen=(10, 1000, 2**64 + 7),
     floor=4,
-    refunding=Refunding(6, 1_800_000_300_000),
+    refunding=Refunding(6, 1_800_000_300_000, ""),
     used_at_ms=1_800_000_000_123,
+)
+EXPECTED_LATER = msgspec.structs.replace(
+    EXPECTED,
+    refunding=Refunding(6, 1_800_000_300_000, "refund-1"),
+    done=("request-0", "request-2"),
 )
 
 uint128 = st.integers(0, UINT128_MAX)
@@ -71,8 +87,9 @@ channels = st.builds(
     ),
     seen=windows,
     floor=uint128,
-    refunding=st.none() | st.builds(Refunding, uint128, milliseconds),
+    refunding=st.none() | st.builds(Refunding, uint128, milliseconds, st.text(max_size=40)),
     used_at_ms=milliseconds,
+    done=st.lists(st.text(max_size=40), max_size=REMEMBERED_CHARGES).map(tuple),
 )
 
 
@@ -83,16 +100,17 @@ def test_any_channel_reads_back_as_it_was(channel: Channel) -> None:
 
 def test_case_43_a_record_of_version_1_is_read() -> None:
     assert records.decode(VERSION_1) == EXPECTED
+    assert records.decode(VERSION_1_LATER) == EXPECTED_LATER
 
 
-def test_this_version_writes_what_version_1_wrote() -> None:
-    assert records.encode(EXPECTED) == VERSION_1
+def test_what_is_written_now_stays_what_it_is() -> None:
+    assert records.encode(EXPECTED_LATER) == VERSION_1_LATER
 
 
 def test_fields_that_a_later_release_appends_are_passed_over() -> None:
-    fields = msgspec.msgpack.decode(VERSION_1)
+    fields = msgspec.msgpack.decode(VERSION_1_LATER)
     later = msgspec.msgpack.encode([*fields, {"new": 1}, None])
-    assert records.decode(later) == EXPECTED
+    assert records.decode(later) == EXPECTED_LATER
 
 
 def test_a_record_of_a_newer_version_is_not_guessed_at() -> None:
@@ -116,6 +134,9 @@ def test_a_full_record_is_small() -> None:
         voucher=voucher(10**9),
         seen=tuple(range(10**9 - 100 * WINDOW_VOUCHERS, 10**9, 100)),
         holds={f"{number:032}": Hold(100, 10**9, 10**12) for number in range(MAX_HOLDS)},
+        done=tuple(f"{number:032}" for number in range(REMEMBERED_CHARGES)),
     )
-    assert len(records.encode(msgspec.structs.replace(full, holds={}))) < 500
-    assert len(records.encode(full)) < 4096
+    idle = msgspec.structs.replace(full, holds={})
+    assert len(records.encode(msgspec.structs.replace(idle, done=()))) < 500
+    assert len(records.encode(idle)) < 1200
+    assert len(records.encode(full)) < 5000

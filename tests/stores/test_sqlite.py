@@ -10,11 +10,16 @@ from threading import Event
 
 import pytest
 from helpers.channels import CHANNEL_ID, CONFIG, NETWORK, NOW, chain, config, voucher
-from helpers.racers import race_for_vouchers, reserve_and_die, spawn
+from helpers.racers import race_for_vouchers, race_with_payments, reserve_and_die, spawn, ticket
+from helpers.stores import Time
 
+from paywall.protocol import once
 from paywall.protocol.channel import Channel, observe, open_channel
 from paywall.protocol.errors import StoreUnavailable
-from paywall.stores.sqlite import SqliteStore
+from paywall.protocol.limits import ANSWER_SECONDS
+from paywall.protocol.once import AnsweredBefore
+from paywall.stores.rules import Slot
+from paywall.stores.sqlite import MAX_BATCH, SqliteStore
 from paywall.stores.sqlite_file import ChannelFile, Outcome, Step
 
 
@@ -25,6 +30,11 @@ def at_noon() -> float:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
 
 
 @pytest.fixture
@@ -74,6 +84,27 @@ async def test_case_27_processes_racing_for_the_same_vouchers_get_each_once(
     assert (record.charged, record.held, len(record.seen)) == (96, 1, 97)
 
 
+async def test_case_17_processes_racing_with_the_same_payments_run_each_once(
+    store: SqliteStore, path: Path
+) -> None:
+    racers = [spawn(race_with_payments, str(path), name, 32) for name in "abc"]
+    for _, pipe in racers:
+        assert await asyncio.to_thread(pipe.recv) == "ready"
+    for _, pipe in racers:
+        pipe.send("go")
+    outcomes = [await asyncio.to_thread(pipe.recv) for _, pipe in racers]
+    for process, pipe in racers:
+        await asyncio.to_thread(process.join)
+        pipe.close()
+        assert process.exitcode == 0
+    assert sum(ran for ran, _ in outcomes) == 32
+    answers = {amount: answer for _, answers in outcomes for amount, answer in answers.items()}
+    assert all(given == answers for _, given in outcomes), "all racers were given one answer"
+    record = await store.channel(CHANNEL_ID)
+    assert record is not None
+    assert (record.charged, record.held) == (32, 0)
+
+
 async def test_case_41_a_voucher_is_there_after_its_process_was_killed(
     store: SqliteStore, path: Path
 ) -> None:
@@ -106,11 +137,15 @@ async def test_a_restart_finds_everything(path: Path) -> None:
         store = SqliteStore(path, clock=at_noon)
         await store.open()
         await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(), 0)
-        await store.reserve(CHANNEL_ID, voucher(turn), 1, "r")
-        await store.charge(CHANNEL_ID, "r", 1)
+        for earlier in range(1, turn):
+            with pytest.raises(AnsweredBefore) as before:
+                await store.look_up(CHANNEL_ID, ticket(earlier))
+            assert (before.value.answer, before.value.total) == (b"%d" % earlier, earlier)
+        await store.reserve(CHANNEL_ID, voucher(2 * turn), 1, f"r{turn}", ticket(turn))
+        await store.charge(CHANNEL_ID, f"r{turn}", 1, ticket(turn), b"%d" % turn)
         await store.close()
     record = await reopened(path)
-    assert (record.charged, record.signed, record.seen) == (3, 3, (1, 2, 3))
+    assert (record.charged, record.signed, record.seen) == (3, 6, (2, 4, 6))
 
 
 # -- Group commit --------------------------------------------------------------------------------
@@ -151,7 +186,7 @@ async def test_a_refusal_spoils_nothing_that_travels_with_it(store: SqliteStore)
         return_exceptions=True,
     )
     kinds = [type(outcome).__name__ for outcome in outcomes]
-    assert kinds == ["Channel", "RefusedByChannel", "HoldLost", "AssertionError", "Channel"]
+    assert kinds == ["Standing", "RefusedByChannel", "HoldLost", "AssertionError", "Standing"]
     record = await store.channel(CHANNEL_ID)
     assert record is not None
     assert sorted(record.holds) == ["a", "b"]
@@ -174,7 +209,7 @@ async def test_an_answer_waits_for_its_commit(
     await asyncio.sleep(0.02)
     assert not answer.done()
     go_on.set()
-    assert await answer == await reopened(path)
+    assert await answer == (await reopened(path)).standing
 
 
 async def test_verbs_happen_in_the_order_in_which_they_were_called(store: SqliteStore) -> None:
@@ -212,7 +247,7 @@ async def test_closing_finishes_what_was_asked_for(path: Path) -> None:
     await asyncio.sleep(0)
     await store.close()
     await store.close()
-    assert [(await answer).channel_id for answer in pending] == [CHANNEL_ID] * 30
+    assert [(await answer).held for answer in pending] == list(range(1, 31))
     assert (await reopened(path)).held == 30
     assert not path.with_name("store.db-wal").exists()
 
@@ -249,14 +284,106 @@ def test_more_channels_than_the_cache_holds_are_still_right(
 
     def opening(number: int) -> Step:
         opened = open_channel(ids[number], NETWORK, config(number), chain(number), 0)
-        return Step(ids[number], lambda record, now_ms: record or opened)
+        return Step(ids[number], lambda slot, now_ms: Slot(slot.record or opened))
 
     def raising(number: int) -> Step:
         newer = chain(100 + number, block=2)
-        return Step(ids[number], lambda record, now_ms: observe(record, newer) if record else None)
+        return Step(
+            ids[number],
+            lambda slot, now_ms: Slot(observe(slot.record, newer) if slot.record else None),
+        )
 
     with closing(ChannelFile(path, 1)) as file:
         file.run([opening(number) for number in range(10)])
         outcomes = [file.run([raising(number)])[0] for number in (0, 9, 5, 0)]
         assert len(file._cache) == 3
-    assert [isinstance(it, Channel) and it.balance for it in outcomes] == [100, 109, 105, 100]
+    balances = [isinstance(it, Slot) and it.record and it.record.balance for it in outcomes]
+    assert balances == [100, 109, 105, 100]
+
+
+# -- What is remembered of payments --------------------------------------------------------------
+
+
+async def test_answers_that_expired_are_dropped_as_new_ones_come(path: Path, time: Time) -> None:
+    store = SqliteStore(path, clock=time)
+    await store.open()
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10**9), 0)
+    for number in range(1, 101):
+        await store.reserve(CHANNEL_ID, voucher(number), 1, f"r{number}", ticket(number))
+        await store.charge(CHANNEL_ID, f"r{number}", 1, ticket(number), b"x")
+    assert kept_answers(path) == 100
+    time.seconds += ANSWER_SECONDS
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10**9, read_at_ms=time.ms()), 0)
+    for number in range(101, 131):
+        await store.reserve(CHANNEL_ID, voucher(number), 1, f"r{number}", ticket(number))
+        await store.charge(CHANNEL_ID, f"r{number}", 1, ticket(number), b"x")
+        assert kept_answers(path) <= 100
+    assert kept_answers(path) == 30
+    await store.close()
+
+
+async def test_a_released_payment_leaves_nothing_behind(store: SqliteStore, path: Path) -> None:
+    await store.reserve(CHANNEL_ID, voucher(5), 5, "a", ticket(1))
+    assert kept_answers(path) == 1
+    await store.release(CHANNEL_ID, "a", ticket(1))
+    assert kept_answers(path) == 0
+
+
+async def test_a_full_batch_of_payments_is_one_transaction(
+    batches: list[int], store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has an id of its own, and all are looked up in one statement."""
+    gather = [store.look_up(CHANNEL_ID, ticket(number)) for number in range(2 * MAX_BATCH)]
+    assert await asyncio.gather(*gather) == [False] * (2 * MAX_BATCH)
+    assert max(batches) == MAX_BATCH
+
+
+async def test_a_full_batch_of_answers_is_one_transaction(path: Path) -> None:
+    entries = [
+        once.answered(ticket(number), "a", b"x", 2**128 - 1, NOW * 1000)
+        for number in range(MAX_BATCH)
+    ]
+    opened = open_channel(CHANNEL_ID, NETWORK, CONFIG, chain(), 0)
+
+    def answering(number: int) -> Step:
+        after = Slot(opened, entries[number])
+        return Step(CHANNEL_ID, lambda slot, now_ms: after, ticket(number).payment_id)
+
+    with closing(ChannelFile(path, 1, at_noon)) as file:
+        file.run([answering(number) for number in range(MAX_BATCH)])
+        same = Step(CHANNEL_ID, lambda slot, now_ms: slot, ticket(7).payment_id)
+        assert file.run([same]) == [Slot(opened, entries[7])]
+    assert kept_answers(path) == MAX_BATCH
+
+
+async def test_in_one_batch_each_verb_sees_the_entry_that_the_last_one_left(
+    store: SqliteStore,
+) -> None:
+    outcomes = await asyncio.gather(
+        store.reserve(CHANNEL_ID, voucher(5), 5, "a", ticket(1)),
+        store.look_up(CHANNEL_ID, ticket(1)),
+        store.release(CHANNEL_ID, "a", ticket(1)),
+        store.look_up(CHANNEL_ID, ticket(1)),
+        store.reserve(CHANNEL_ID, voucher(5), 5, "b", ticket(1)),
+        store.charge(CHANNEL_ID, "b", 5, ticket(1), b"x"),
+        store.look_up(CHANNEL_ID, ticket(1)),
+        return_exceptions=True,
+    )
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    assert kinds == [
+        *("Standing", "Refused", "NoneType", "bool"),
+        *("Standing", "Standing", "AnsweredBefore"),
+    ]
+
+
+def test_expired_answers_are_found_by_the_index(path: Path) -> None:
+    ChannelFile(path, 1).close()
+    query = "SELECT 1 FROM answer WHERE expires_ms <= 5 ORDER BY expires_ms LIMIT 2"
+    plan = ask(path, "EXPLAIN QUERY PLAN " + query)
+    assert [row[3] for row in plan] == [
+        "SEARCH answer USING COVERING INDEX answer_expires (expires_ms<?)"
+    ]
+
+
+def kept_answers(path: Path) -> int:
+    return len(ask(path, "SELECT 1 FROM answer"))

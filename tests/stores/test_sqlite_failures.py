@@ -10,10 +10,20 @@ from pathlib import Path
 import pytest
 from helpers.channels import CHANNEL_ID, CONFIG, NETWORK, NOW, chain, config, voucher
 
-from paywall.protocol.channel import Channel, open_channel
-from paywall.protocol.errors import ConfigurationError, HoldLost, StoreUnavailable
+from paywall.protocol.channel import Standing, open_channel
+from paywall.protocol.errors import (
+    ConfigurationError,
+    HoldLost,
+    Reason,
+    Refused,
+    StoreUnavailable,
+)
+from paywall.protocol.once import AnsweredBefore, Ticket
+from paywall.stores.rules import Slot
 from paywall.stores.sqlite import SqliteStore
 from paywall.stores.sqlite_file import SCHEMA_VERSION, ChannelFile, Step
+
+TICKET = Ticket("payment-00000001", b"\x01" * 32)
 
 
 def at_noon() -> float:
@@ -131,13 +141,34 @@ async def test_a_damaged_record_is_unavailable_and_spoils_no_other(
         return_exceptions=True,
     )
     assert isinstance(damaged, StoreUnavailable)
-    assert isinstance(sound, Channel)
+    assert isinstance(sound, Standing)
+
+
+async def test_a_charge_and_its_answer_are_both_written_or_neither(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise sqlite3.OperationalError("the answers cannot be written")
+
+    await store.reserve(CHANNEL_ID, voucher(5), 5, "a", TICKET)
+    before = await store.channel(CHANNEL_ID)
+    with monkeypatch.context() as patched:
+        patched.setattr("paywall.stores.sqlite_entries.write", broken)
+        with pytest.raises(StoreUnavailable):
+            await store.charge(CHANNEL_ID, "a", 5, TICKET, b"an answer")
+    assert await store.channel(CHANNEL_ID) == before
+    with pytest.raises(Refused) as refused:
+        await store.look_up(CHANNEL_ID, TICKET)
+    assert refused.value.reason is Reason.PAYMENT_IN_PROGRESS
+    assert (await store.charge(CHANNEL_ID, "a", 5, TICKET, b"an answer")).charged == 5
+    with pytest.raises(AnsweredBefore):
+        await store.look_up(CHANNEL_ID, TICKET)
 
 
 async def test_a_damaged_file_is_unavailable(path: Path) -> None:
     with closing(ChannelFile(path, 1)) as file:
         opened = open_channel(CHANNEL_ID, NETWORK, CONFIG, chain(), 0)
-        file.run([Step(CHANNEL_ID, lambda record, now_ms: opened)])
+        file.run([Step(CHANNEL_ID, lambda slot, now_ms: Slot(opened))])
     spoil_all_but_the_first_page(path)
     store = SqliteStore(path)
     with pytest.raises(StoreUnavailable, match="it is damaged"):
@@ -148,7 +179,7 @@ def test_a_full_disk_is_unavailable_and_nothing_happened(path: Path) -> None:
     def opening(number: int) -> Step:
         terms = config(number)
         opened = open_channel(terms.channel_id(NETWORK), NETWORK, terms, chain(), 0)
-        return Step(opened.channel_id, lambda record, now_ms: opened)
+        return Step(opened.channel_id, lambda slot, now_ms: Slot(opened))
 
     with closing(ChannelFile(path, 1)) as file:
         (pages,) = file._db.execute("PRAGMA page_count").fetchone()
@@ -166,7 +197,7 @@ def test_a_file_that_became_read_only_is_unavailable(path: Path) -> None:
     with closing(ChannelFile(path, 1)) as file:
         file._db.execute("PRAGMA query_only = ON")
         with pytest.raises(StoreUnavailable, match="cannot be written to"):
-            file.run([Step(CHANNEL_ID, lambda record, now_ms: opened)])
+            file.run([Step(CHANNEL_ID, lambda slot, now_ms: Slot(opened))])
 
 
 async def test_case_16_an_error_shows_the_name_of_the_file_and_no_more(
