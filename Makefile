@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo test check soak bench install clean
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -15,6 +15,12 @@ check: $(VENV)/.development       ## format, lint, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+soak: $(VENV)/.development        ## many workers, agents and faults on one Redis; every unit accounted for
+	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
+
+bench: $(VENV)/.development       ## what a paid request costs; a table, and .bench/latest.json
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
 

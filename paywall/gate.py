@@ -176,8 +176,9 @@ class Gate:
         self, payment: DepositPayment, price: int, ticket: Ticket | None
     ) -> Admission:
         voucher, deposit = payment.payment, payment.deposit
-        again = ticket is not None and await self.store.look_up(voucher.channel_id, ticket)
-        await self._rehearse(payment, price, again)
+        if ticket:
+            await self.store.look_up(voucher.channel_id, ticket)
+        await self._rehearse(payment, price)
         key = deposit.authorization().authorization_nonce
         mined = await self._chores.once(key, self._deposit(payment, price))
         request = token_hex(8)
@@ -209,7 +210,7 @@ class Gate:
         await self._mirror.observe(voucher, evidence, mined.block if mined else 0)
         return mined
 
-    async def _rehearse(self, payment: DepositPayment, price: int, again: bool) -> None:
+    async def _rehearse(self, payment: DepositPayment, price: int) -> None:
         """Refuses, before anything is put on chain, a voucher that its deposit would not save."""
         voucher, deposit = payment.payment, payment.deposit
         known = await self.store.channel(voucher.channel_id)
@@ -223,7 +224,7 @@ class Gate:
             then = rules.open_channel(voucher.channel_id, network, voucher.config, filled, evidence)
         now_ms = int(self._clock() * 1000)
         try:
-            rules.reserve(then, voucher.voucher, price, "", now_ms, again)
+            rules.reserve(then, voucher.voucher, price, "", now_ms)
         except NeedsChain as error:
             raise ChainUnavailable("the chain's word on this channel is too old") from error
 

@@ -63,7 +63,9 @@ class Quote:
         """The PAYMENT-REQUIRED header; corrective when a channel's own state is the reason."""
         accepts = self.accepts
         if isinstance(refusal, RefusedByChannel):
-            accepts = [_raw(offer.corrected(refusal.channel)) for offer in self.offers]
+            accepts = [
+                _raw(offer.corrected(refusal.channel, refusal.zero_charge)) for offer in self.offers
+            ]
         return encode_header(
             PaymentRequired(
                 x402_version=VERSION,

@@ -13,7 +13,7 @@ from paywall import receipts
 from paywall.chain import Chain, Mined
 from paywall.chores import Chores
 from paywall.mirror import Mirror
-from paywall.protocol.channel import Channel
+from paywall.protocol.channel import Channel, RefusedByChannel
 from paywall.protocol.errors import ChainUnavailable, Refused, Reverted
 from paywall.protocol.schemes.batch import RefundPayment, VoucherPayment
 from paywall.stores import Store
@@ -40,9 +40,12 @@ class Refunds:
         """Raises Refused (also RefusedByChannel), or Unavailable: then nothing went back yet."""
         payment = wish.payment
         await self._mirror.refresh(payment)
-        before = await self._store.begin_refund(
-            payment.channel_id, payment.voucher, wish.amount, token_hex(8)
-        )
+        try:
+            before = await self._store.begin_refund(
+                payment.channel_id, payment.voucher, wish.amount, token_hex(8)
+            )
+        except RefusedByChannel as refusal:
+            raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
         assert before.refunding is not None
         amount = before.refunding.amount
         # In a task of its own: a payer that hangs up does not leave the refund unrecorded.

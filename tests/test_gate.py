@@ -553,7 +553,6 @@ async def test_a_refund_whose_fate_is_unknown_keeps_its_part_set_aside(house: Ho
     assert await refusal(house.pay(2000)) is Reason.EXCEEDS_BALANCE
 
 
-@pytest.mark.xfail(strict=True, reason="the rule of the channel drops an expired set-aside unseen")
 async def test_case_38_a_refund_that_was_mined_late_cannot_be_spent_as_well(house: House) -> None:
     await house.served(1000)
     house.ledger.faults["refund"] = ChainUnavailable("sent, and not seen mined")

@@ -21,7 +21,7 @@ Sources: batch-settlement specification, "Server: State & Forwarding"; its rule 
 (`amount == charged + price`) is one way to satisfy these rules. RFC 6479 for the window.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from typing import Final, Never
 
 import msgspec
@@ -101,7 +101,11 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """One channel as the provider knows it."""
+    """One channel as the provider knows it.
+
+    `proof` is the highest voucher of before a refund, kept when the refund's own is lower: it is
+    what shows a payer how far it has signed.
+    """
 
     channel_id: bytes
     network: str
@@ -115,6 +119,7 @@ class Channel(msgspec.Struct, frozen=True):
     refunding: Refunding | None = None
     used_at_ms: int = 0
     done: tuple[str, ...] = ()
+    proof: Voucher | None = None
 
     @property
     def standing(self) -> Standing:
@@ -168,11 +173,15 @@ class Channel(msgspec.Struct, frozen=True):
 
 
 class RefusedByChannel(Refused):
-    """A refusal that shows the payer its own channel, so that both can agree on the total again."""
+    """A refusal that shows the payer its own channel, so that both can agree on the total again.
 
-    def __init__(self, reason: Reason, channel: Channel) -> None:
+    `zero_charge` is a refund's: its voucher must come to what was charged, and to nothing else.
+    """
+
+    def __init__(self, reason: Reason, channel: Channel, zero_charge: bool = False) -> None:
         super().__init__(reason)
         self.channel = channel
+        self.zero_charge = zero_charge
 
 
 class NeedsChain(PaymentError):
@@ -211,15 +220,11 @@ def observe(channel: Channel, chain: ChainState) -> Channel:
     )
 
 
-def reserve(
-    channel: Channel, voucher: Voucher, price: int, request: str, now_ms: int, again: bool = False
-) -> Channel:
+def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms: int) -> Channel:
     """Admits a request: holds its price and remembers its voucher.
 
     The signature was checked before. Asking again for the same request gives the same answer.
-    `again` says that this very payment was let in before, that its worker died and that nothing
-    was charged for it: then its voucher may have been seen. Raises RefusedByChannel, or NeedsChain
-    when what the chain said last is too old.
+    Raises RefusedByChannel, or NeedsChain when what the chain said last is too old.
     """
     assert price > 0
     held = channel.holds.get(request)
@@ -229,8 +234,10 @@ def reserve(
         _refuse(Reason.PAYMENT_ID_REUSED, channel)
     if now_ms >= channel.stale_at_ms():
         raise NeedsChain("what the chain said last is too old")
+    if _refund_is_overdue(channel, now_ms):
+        raise NeedsChain("a refund was sent and never confirmed")
     channel = _without_expired(channel, now_ms)
-    _refuse_unfit(channel, voucher.amount, price, again, now_ms)
+    _refuse_unfit(channel, voucher.amount, price, now_ms)
     seen, floor = _remember(channel.seen, channel.floor, voucher.amount)
     hold = Hold(price, voucher.amount, now_ms + HOLD_MS)
     known = channel.voucher
@@ -244,7 +251,17 @@ def reserve(
     )
 
 
-def _refuse_unfit(channel: Channel, amount: int, price: int, again: bool, now_ms: int) -> None:
+def _refund_is_overdue(channel: Channel, now_ms: int) -> bool:
+    """Whether what was set aside may have left by now, and the chain was not asked since."""
+    refunding = channel.refunding
+    return (
+        refunding is not None
+        and refunding.deadline_ms <= now_ms
+        and channel.chain.read_at_ms < refunding.deadline_ms
+    )
+
+
+def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> None:
     """The conditions under which a voucher buys nothing, in the order that helps the payer."""
     closing = channel.closing_at_ms()
     if closing is not None and now_ms >= closing:
@@ -253,7 +270,7 @@ def _refuse_unfit(channel: Channel, amount: int, price: int, again: bool, now_ms
         _refuse(Reason.EXCEEDS_BALANCE, channel)
     if amount <= channel.claimed:
         _refuse(Reason.BELOW_CLAIMED, channel)
-    if not again and not _fresh(channel, amount):
+    if not _fresh(channel, amount):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
     if channel.committed + price > max(amount, channel.signed):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
@@ -345,6 +362,7 @@ def begin_refund(
     return msgspec.structs.replace(
         channel,
         voucher=voucher,
+        proof=highest_voucher(channel) if channel.signed > voucher.amount else channel.proof,
         seen=(),
         floor=max(channel.floor, channel.signed, *channel.seen),
         refunding=Refunding(amount or left, now_ms + REFUND_MS, request),
@@ -355,6 +373,24 @@ def end_refund(channel: Channel, chain: ChainState | None) -> Channel:
     """The refund was mined and `chain` is what the contract says now, or it was given up (None)."""
     channel = msgspec.structs.replace(channel, refunding=None)
     return observe(channel, chain) if chain else channel
+
+
+def highest_voucher(channel: Channel) -> Voucher | None:
+    """The highest total that the payer has ever signed here, as far as we can show it."""
+    known = [voucher for voucher in (channel.voucher, channel.proof) if voucher]
+    return max(known, key=lambda voucher: voucher.amount, default=None)
+
+
+def agreeable_total(channel: Channel, price: int) -> int:
+    """The total to which a payer that signs `total + price` should count itself.
+
+    What was charged and is held; but where that comes to an amount that was used before, and so
+    buys nothing, the highest that the payer has signed.
+    """
+    if _fresh(channel, channel.committed + price):
+        return channel.committed
+    highest = highest_voucher(channel)
+    return max(channel.committed, highest.amount if highest else 0)
 
 
 def _refuse(reason: Reason, channel: Channel) -> Never:
@@ -373,14 +409,20 @@ def _without(holds: dict[str, Hold], request: str) -> dict[str, Hold]:
 
 
 def _without_expired(channel: Channel, now_ms: int) -> Channel:
-    """Without holds whose worker died. Their vouchers stay used: who knows what was served."""
+    """Without holds whose worker died, and without a refund that nobody waits for any more.
+
+    Nothing was charged for such a request, and nothing can be any more, so its voucher is good
+    again: a payer that signs one total after the other could not go on without it.
+    """
     live = {key: hold for key, hold in channel.holds.items() if hold.deadline_ms > now_ms}
     refunding = channel.refunding
     if refunding and refunding.deadline_ms <= now_ms:
         refunding = None
     if len(live) == len(channel.holds) and refunding is channel.refunding:
         return channel
-    return msgspec.structs.replace(channel, holds=live, refunding=refunding)
+    dead = {hold.amount for hold in channel.holds.values() if hold.deadline_ms <= now_ms}
+    seen = tuple(amount for amount in channel.seen if amount not in dead)
+    return msgspec.structs.replace(channel, holds=live, seen=seen, refunding=refunding)
 
 
 def _fresh(channel: Channel, amount: int) -> bool:
@@ -392,10 +434,8 @@ def _fresh(channel: Channel, amount: int) -> bool:
 
 def _remember(seen: tuple[int, ...], floor: int, amount: int) -> tuple[tuple[int, ...], int]:
     """The window with one more amount; what falls out below raises the floor."""
-    at = bisect_left(seen, amount)
-    if amount <= floor or seen[at : at + 1] == (amount,):
-        return seen, floor  # a payment that comes again
-    amounts = [*seen[:at], amount, *seen[at:]]
+    amounts = [*seen]
+    insort(amounts, amount)
     if len(amounts) > WINDOW_VOUCHERS:
         floor = amounts.pop(0)
     return tuple(amounts), floor

@@ -26,12 +26,13 @@ from enum import Enum
 from typing import Final
 
 _EVM: Final = "invalid_batch_settlement_evm_"
+_EXACT: Final = "invalid_exact_evm_"
 
 
 class Reason(Enum):
     """Why a payment was refused: word on the wire, HTTP status, text for people.
 
-    The words are those of x402 v2 §9 and of the batch-settlement EVM table.
+    The words are those of x402 v2 §9, of the batch-settlement EVM table, and of the official SDKs.
     """
 
     MALFORMED_PAYMENT = ("invalid_payload", 400, "The payment header cannot be read.")
@@ -137,6 +138,69 @@ class Reason(Enum):
     )
     REFUND_NOTHING_LEFT = (_EVM + "refund_no_balance", 402, "Nothing is left to refund.")
     REFUND_AMOUNT = (_EVM + "refund_amount_invalid", 402, "More is asked back than is left.")
+
+    EXACT_PAYLOAD = ("invalid_payload", 402, "The payment's authorization is malformed.")
+    EXACT_RECEIVER = (
+        _EXACT + "payload_recipient_mismatch",
+        402,
+        "The authorization pays somebody else.",
+    )
+    EXACT_VALUE = (
+        _EXACT + "payload_authorization_value_mismatch",
+        402,
+        "The authorization is not for the price.",
+    )
+    EXACT_NOT_YET_VALID = (
+        _EXACT + "payload_authorization_valid_after",
+        402,
+        "The authorization is not valid yet.",
+    )
+    EXACT_EXPIRED = (
+        _EXACT + "payload_authorization_valid_before",
+        402,
+        "The authorization has expired, or is about to.",
+    )
+    EXACT_TOO_LONG = (
+        _EXACT + "payload_authorization_valid_before",
+        402,
+        "The authorization is valid for longer than is accepted here.",
+    )
+    EXACT_SIGNATURE = (
+        _EXACT + "payload_signature",
+        402,
+        "The authorization is not signed by the payer.",
+    )
+    EXACT_TOKEN_NAME = (_EXACT + "token_name_mismatch", 402, "The token has another name.")
+    EXACT_TOKEN_VERSION = (
+        _EXACT + "token_version_mismatch",
+        402,
+        "The token has another version.",
+    )
+    EXACT_USED = (
+        _EXACT + "nonce_already_used",
+        402,
+        "The authorization was used before, or cancelled.",
+    )
+    EXACT_BALANCE = (
+        _EXACT + "insufficient_balance",
+        402,
+        "The payer has too little of the token.",
+    )
+    EXACT_SIMULATION = (
+        _EXACT + "transaction_simulation_failed",
+        402,
+        "The token will not make this transfer.",
+    )
+    EXACT_NO_TRANSFER = (
+        _EXACT + "transfer_event_mismatch",
+        402,
+        "The token did not show the transfer.",
+    )
+    SETTLEMENT_PENDING = (
+        "settlement_pending",
+        503,
+        "The transfer was sent and is not mined yet: send the same payment again in a moment.",
+    )
 
     def __init__(self, code: str, status: int, text: str) -> None:
         self.code = code

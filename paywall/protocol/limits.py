@@ -68,6 +68,9 @@ ANSWER_SECONDS: Final = 300
 MAX_ANSWER_BYTES: Final = 16 * 1024
 """A larger answer, or a stream, is charged once all the same, but cannot be given again."""
 
+SLIP_MARGIN_SECONDS: Final = ANSWER_SECONDS
+"""How long a one-shot payment is remembered after its authorization has expired."""
+
 # -- Claims --------------------------------------------------------------------------------------
 MAX_CLAIM_ROWS: Final = 100
 """Rows in one claim transaction; the official facilitators take no more."""
@@ -79,3 +82,4 @@ assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive i
 assert MIN_WITHDRAW_DELAY_SECONDS > REFUND_HOLD_SECONDS + HOLD_SECONDS
 assert DEFAULT_TIMEOUT_SECONDS <= MAX_AUTHORIZATION_SECONDS
 assert ANSWER_SECONDS > HOLD_SECONDS, "an entry must outlive the hold that it recognises"
+assert SLIP_MARGIN_SECONDS > HOLD_SECONDS + MAX_CLOCK_SKEW_SECONDS, "nothing is forgotten in hand"

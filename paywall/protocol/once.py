@@ -6,8 +6,8 @@ it was charged, a second gets the answer that was stored, receipt included, and 
 when it was released, a second runs as if it were the first. An id belongs to one payload on one
 resource: anything else under it is a conflict.
 
-When the worker died, nobody knows whether the first was served. Its hold has expired and nothing
-was charged, so the same payment is let in again, although its voucher was seen before.
+When the worker died, its hold expires and nothing was charged, so the same payment is let in again
+as its channel allows.
 
 Source: extensions/payment_identifier.md, "Idempotency Behavior", "Recovering a Lost Response".
 """
@@ -94,15 +94,15 @@ def live(entry: Entry | None, now_ms: int) -> Entry | None:
     return entry if entry and entry.expires_ms > now_ms else None
 
 
-def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_ms: int) -> bool:
-    """Whether this payment comes again after its worker died (True), or is new (False).
+def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_ms: int) -> None:
+    """Lets a payment go on that is new, or that comes again after its worker died.
 
     `running` says whether the hold of the entry's request is alive. Asking again for the same
     request is no second payment. Raises AnsweredBefore, or Refused.
     """
     entry = live(entry, now_ms)
     if entry is None:
-        return False
+        return
     if entry.fingerprint != ticket.fingerprint:
         raise Refused(Reason.PAYMENT_ID_REUSED)
     if entry.answer:
@@ -111,7 +111,6 @@ def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_
         raise Refused(Reason.ANSWER_NOT_KEPT)
     if running and entry.request != request:
         raise Refused(Reason.PAYMENT_IN_PROGRESS)
-    return entry.request != request
 
 
 def started(ticket: Ticket, request: str, now_ms: int) -> Entry:

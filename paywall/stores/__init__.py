@@ -28,8 +28,8 @@ class Store(Protocol):
     async def channel(self, channel_id: bytes) -> Channel | None:
         """The record as it is, or None."""
 
-    async def look_up(self, channel_id: bytes, ticket: Ticket) -> bool:
-        """Whether this payment comes again after its worker died; False when it is new.
+    async def look_up(self, channel_id: bytes, ticket: Ticket) -> None:
+        """Lets a payment go on that is new, or whose worker has died.
 
         Raises AnsweredBefore, or Refused when it is running or its id belongs to another.
         """
@@ -64,6 +64,9 @@ class Store(Protocol):
     async def renew(self, holds: list[tuple[bytes, str]]) -> None:
         """Keeps the holds of requests that still run; one that is gone is passed over."""
 
+    async def spend(self, key: bytes, owner: str, ttl_ms: int) -> bool:
+        """Claims a key for an owner, once, for so long; True also when the owner asks again."""
+
     async def record(
         self,
         channel_id: bytes,
@@ -88,23 +91,55 @@ class Store(Protocol):
     async def claimable(self, limit: int = 1000) -> list[Channel]:
         """Channels that owe more than is claimed, the largest sums first."""
 
+    async def lease(self, name: str, owner: str, ttl_ms: int) -> int | None:
+        """Takes a job for so long, or renews it: its fencing token, or None while it is another's.
 
+        A `ttl_ms` of zero gives it back.
+        """
+
+    async def note(self, name: str) -> bytes | None:
+        """What was written down about a job, under `lease/key`."""
+
+    async def put_note(self, name: str, value: bytes | None, token: int) -> None:
+        """Writes a note, or drops it (None). Raises LeaseLost when the token is an older one."""
+
+
+_REDIS: Final = ("paywall.stores.redis", "RedisStore")
 _STORES: Final = {
     "memory": ("paywall.stores.memory", "MemoryStore"),
     "sqlite": ("paywall.stores.sqlite", "SqliteStore"),
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "redis+unix": _REDIS,
+    "unix": _REDIS,
+    "redis+sentinel": _REDIS,
+    "rediss+sentinel": _REDIS,
+    "redis+cluster": _REDIS,
+    "rediss+cluster": _REDIS,
 }
 """Scheme of the URL -> module and class. Loaded when named, so that nobody pays for the others."""
 
 
 def open_store(url: str = DEFAULT_STORE) -> Store:
-    """The store that a URL names: `sqlite:///file` (relative), `sqlite:////file`, `memory://`.
+    """The store that a URL names: `sqlite:///file` (relative), `sqlite:////file`, `memory://`,
+    `redis://host` and its relatives (`paywall.stores.redis_url`).
 
     It is not connected yet. Raises ConfigurationError for a URL that names none.
     """
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigurationError("the store's URL cannot be read") from error
     if scheme not in _STORES:
         known = ", ".join(f"{name}://" for name in _STORES)
-        raise ConfigurationError(f"no store is called {scheme or url!r}; known are {known}")
+        raise ConfigurationError(f"no store is called {scheme!r}; known are {known}")
     module, name = _STORES[scheme]
-    store: Store = getattr(import_module(module), name).from_url(url)
+    try:
+        store: Store = getattr(import_module(module), name).from_url(url)
+    except ModuleNotFoundError as error:
+        if error.name not in ("redis", "hiredis"):
+            raise
+        raise ConfigurationError(
+            f"{scheme}:// needs a package more: pip install 'paywall[redis]'"
+        ) from error
     return store

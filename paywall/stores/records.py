@@ -50,6 +50,7 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
     used_at_ms: int
     refund_request: str = ""
     done: tuple[str, ...] = ()
+    proof: tuple[_Amount, bytes] | None = None
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True):
@@ -93,6 +94,7 @@ def encode(channel: Channel) -> bytes:
             channel.used_at_ms,
             refunding.request if refunding else "",
             channel.done,
+            (_pack(channel.proof.amount), channel.proof.signature) if channel.proof else None,
         )
     )
 
@@ -139,6 +141,7 @@ def _channel(record: _Record) -> Channel:
         else None,
         used_at_ms=record.used_at_ms,
         done=record.done,
+        proof=Voucher(int(record.proof[0]), record.proof[1]) if record.proof else None,
     )
 
 

@@ -9,7 +9,7 @@ The money is decided in `paywall.protocol.channel`, and what a payment's id mean
 """
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -26,6 +26,7 @@ from paywall.protocol.channel import (
 )
 from paywall.protocol.errors import HoldLost
 from paywall.protocol.once import Entry, Ticket
+from paywall.stores.leases import EntryRule, RuleLeases
 
 
 class Slot(NamedTuple):
@@ -37,6 +38,7 @@ class Slot(NamedTuple):
 
 Rule = Callable[[Slot, int], Slot]
 
+_LEASE: Final = "lease"
 _SPENT: Final = "spent"
 """What is spent is kept as an entry too, under a name that is too short for a payment's id."""
 
@@ -46,7 +48,7 @@ def owed(channel: Channel) -> int:
     return channel.unclaimed if channel.voucher else 0
 
 
-class RuleStore(ABC):
+class RuleStore(RuleLeases):
     """The verbs of `paywall.stores.Store`, for a store that can apply a rule to a record."""
 
     @abstractmethod
@@ -59,13 +61,12 @@ class RuleStore(ABC):
     async def channel(self, channel_id: bytes) -> Channel | None:
         return (await self._apply(channel_id, lambda slot, now_ms: slot)).record
 
-    async def look_up(self, channel_id: bytes, ticket: Ticket) -> bool:
+    async def look_up(self, channel_id: bytes, ticket: Ticket) -> None:
         def rule(slot: Slot, now_ms: int) -> Slot:
-            again = once.check(slot.entry, ticket, "", _running(slot, now_ms), now_ms)
-            return slot if again else slot._replace(entry=None)
+            once.check(slot.entry, ticket, "", _running(slot, now_ms), now_ms)
+            return slot
 
-        slot = await self._apply(channel_id, rule, ticket.payment_id)
-        return slot.entry is not None
+        await self._apply(channel_id, rule, ticket.payment_id)
 
     async def reserve(
         self,
@@ -77,11 +78,10 @@ class RuleStore(ABC):
     ) -> Standing:
         def rule(slot: Slot, now_ms: int) -> Slot:
             record, entry = _known(slot.record), slot.entry
-            again = False
             if ticket:
-                again = once.check(entry, ticket, request, _running(slot, now_ms), now_ms)
+                once.check(entry, ticket, request, _running(slot, now_ms), now_ms)
                 entry = once.started(ticket, request, now_ms)
-            held = channels.reserve(record, voucher, price, request, now_ms, again)
+            held = channels.reserve(record, voucher, price, request, now_ms)
             return Slot(channels.check(held), entry)
 
         payment_id = ticket.payment_id if ticket else ""
@@ -127,6 +127,12 @@ class RuleStore(ABC):
         for channel_id, request in holds:
             requests[channel_id].append(request)
         await asyncio.gather(*(self._renew(*item) for item in requests.items()))
+
+    async def _keep(self, name: bytes, rule: EntryRule) -> Entry | None:
+        def apply(slot: Slot, now_ms: int) -> Slot:
+            return slot._replace(entry=rule(slot.entry, now_ms))
+
+        return (await self._apply(name, apply, _LEASE)).entry
 
     async def _renew(self, channel_id: bytes, requests: Sequence[str]) -> None:
         def rule(slot: Slot, now_ms: int) -> Slot:

@@ -56,6 +56,10 @@ class Books:
             self.payments[name] = payment
             self.known[payment.ticket.payment_id] = Known(payment, name, until)
 
+    def worker_died(self, name: str) -> None:
+        """Nothing was charged, so its voucher may buy something; its id stays what it was."""
+        self.granted.discard(self.grants[name])
+
     def paid(self, name: str, amount: int, answer: bytes, now: int) -> None:
         payment = self.payments.get(name)
         self.charged += amount

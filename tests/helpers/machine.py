@@ -144,8 +144,7 @@ class ChannelMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.granted)
     @rule(data=st.data(), price=st.integers(1, 5), oldest=st.booleans())
     def a_replayed_voucher(self, data: st.DataObject, price: int, oldest: bool) -> None:
-        amounts = sorted(self.books.granted)
-        amount = data.draw(st.sampled_from(amounts[:3] if oldest else amounts))
+        amount = self._used_voucher(data, 3 if oldest else None)
         outcome = self._request(amount, price)
         assert isinstance(outcome, RefusedByChannel | NeedsChain), "a voucher was granted twice"
 
@@ -256,6 +255,14 @@ class ChannelMachine(RuleBasedStateMachine):
         """What a client signs that knows its own highest signature."""
         return max(self.channel.signed, self.channel.committed, self.channel.floor) + price
 
+    def _used_voucher(self, data: st.DataObject, oldest: int | None = None) -> int:
+        """One that bought something, or may buy something that is running."""
+        holds = self.channel.holds.values()
+        dead = {hold.amount for hold in holds if hold.deadline_ms <= self.now * 1000}
+        used = sorted(self.books.granted - dead)
+        assume(used)
+        return data.draw(st.sampled_from(used[:oldest]))
+
     def _any_hold(self, data: st.DataObject) -> tuple[str, Hold]:
         name = data.draw(st.sampled_from(sorted(self.channel.holds)))
         return name, self.channel.holds[name]
@@ -272,11 +279,6 @@ class ChannelMachine(RuleBasedStateMachine):
         known = payment and self.books.still_known(payment.ticket.payment_id, self.now)
         return bool(known) and known.request == name and known.answer is not None
 
-    def _may_be_seen(self, payment: Payment | None, name: str) -> bool:
-        """Whether this payment's worker died, so that its voucher may be used once more."""
-        known = payment and self.books.still_known(payment.ticket.payment_id, self.now)
-        return bool(known) and known.payment == payment and known.request != name
-
     def _request(self, amount: int, price: int, payment: Payment | None = None) -> object:
         self.requests += 1
         return self._reserve(amount, price, f"request-{self.requests:03}", payment)
@@ -284,18 +286,23 @@ class ChannelMachine(RuleBasedStateMachine):
     def _reserve(self, amount: int, price: int, name: str, payment: Payment | None) -> object:
         self.books.signed.add(amount)
         signed, ticket = voucher(amount), payment.ticket if payment else None
-        repeated = name in self.channel.holds
-        again = self._may_be_seen(payment, name)
+        repeated, before = name in self.channel.holds, self.channel
         outcome = self._play(lambda store: store.reserve(CHANNEL_ID, signed, price, name, ticket))
         if isinstance(outcome, Standing):
             assert outcome == self.channel.standing
             if not repeated:
-                self._was_rightly_granted(amount, again)
+                self._bury_the_dead(before)
+                self._was_rightly_granted(amount)
             self.books.admitted(name, amount, payment, self.now)
         return outcome
 
-    def _was_rightly_granted(self, amount: int, again: bool) -> None:
-        assert again or amount not in self.books.granted, "a voucher was granted twice"
+    def _bury_the_dead(self, before: Channel) -> None:
+        for name, hold in before.holds.items():
+            if hold.deadline_ms <= self.now * 1000:
+                self.books.worker_died(name)
+
+    def _was_rightly_granted(self, amount: int) -> None:
+        assert amount not in self.books.granted, "a voucher was granted twice"
         assert amount not in self.books.sold, "a voucher was sold twice"
         assert amount <= self.chain.balance, "granted above the real balance"
         refunding = self.channel.refunding.amount if self.channel.refunding else 0

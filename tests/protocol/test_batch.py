@@ -73,17 +73,17 @@ def test_a_price_above_the_least_deposit_raises_it() -> None:
 def test_a_corrected_offer_shows_what_is_owed_and_the_payers_own_proof() -> None:
     signed = signed_voucher(700)
     running = reserve(channel(10_000), signed, 500, "a", NOW_MS)
-    extra = decode_extra(OFFER.corrected(running))
+    extra = decode_extra(OFFER.corrected(running, False))
     state, proof = extra.channel_state, extra.voucher_state
     assert state.channel_id == "0x" + CHANNEL_ID.hex()
     assert (state.balance, state.total_claimed, state.refund_nonce) == ("10000", "0", "0")
     assert state.charged_cumulative_amount == "500"
     assert (proof.signed_max_claimable, proof.signature) == ("700", "0x" + signed.signature.hex())
-    assert OFFER.matches(OFFER.corrected(running))
+    assert OFFER.matches(OFFER.corrected(running, False))
 
 
 def test_a_channel_without_a_voucher_is_corrected_without_a_proof() -> None:
-    extra = decode_extra(OFFER.corrected(channel(10_000, 300)))
+    extra = decode_extra(OFFER.corrected(channel(10_000, 300), False))
     assert extra.channel_state.charged_cumulative_amount == "300"
     assert extra.voucher_state is msgspec.UNSET
 
@@ -166,7 +166,8 @@ def test_a_voucher_that_we_built_passes_as_it_was_signed() -> None:
 def test_a_deposit_that_we_built_passes_with_its_voucher() -> None:
     ours = signed_deposit()
     expected = VoucherPayment(CHANNEL_ID, CONFIG, signed_voucher(1000))
-    assert check(deposit(ours)) == DepositPayment(expected, ours)
+    with_voucher = replace(ours, voucher=expected.voucher)
+    assert check(deposit(ours)) == DepositPayment(expected, with_voucher)
 
 
 @pytest.mark.parametrize("amount", [None, 1, UINT128_MAX])
@@ -190,7 +191,7 @@ def test_a_deposits_salt_may_be_hex_or_decimal(salt: int) -> None:
             changed(deposit(ours), "deposit.authorization.erc3009Authorization.salt", spelling)
         )
         assert isinstance(checked, DepositPayment)
-        assert checked.deposit == ours
+        assert replace(checked.deposit, voucher=None) == ours
 
 
 def test_case_30_hex_in_another_case_is_the_same_channel() -> None:

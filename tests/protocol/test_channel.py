@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 
 from paywall.protocol.channel import (
     HOLD_MS,
+    REFUND_MS,
     Channel,
+    NeedsChain,
     RefusedByChannel,
+    agreeable_total,
+    begin_refund,
     charge,
     check,
+    end_refund,
+    highest_voucher,
     observe,
     release,
     renew,
@@ -189,23 +195,16 @@ def test_a_running_request_in_a_shortened_window_is_still_good_once() -> None:
 # -- A payment that comes again after its worker died --------------------------------------------
 
 
-def test_a_payment_that_comes_again_may_have_been_seen() -> None:
+def test_a_dead_workers_voucher_is_good_once_more_and_then_used() -> None:
     dead = held(channel(), ("dead", 100, 100))
-    with pytest.raises(RefusedByChannel):
-        reserve(dead, voucher(100), 100, "next", LATER_MS)
-    again = check(reserve(dead, voucher(100), 100, "next", LATER_MS, again=True))
+    assert refusal(dead, 100, 100, LATER_MS - 1) is Reason.CUMULATIVE_MISMATCH
+    again = check(reserve(dead, voucher(100), 100, "next", LATER_MS))
     assert (list(again.holds), again.committed, again.seen) == (["next"], 100, (100,))
+    with pytest.raises(HoldLost):
+        charge(again, "dead", 100)
     paid = charge(again, "next", 100)
     assert (paid.charged, paid.seen, paid.floor) == (100, (), 100)
-
-
-def test_a_payment_that_comes_again_from_below_the_floor_leaves_the_window_alone() -> None:
-    swept = served([150], held(channel(), ("dead", 100, 100)))
-    later = reserve(swept, voucher(250), 100, "next", LATER_MS)
-    full = msgspec.structs.replace(charge(later, "next", 100), floor=120, seen=(150, 250))
-    again = check(reserve(full, voucher(100), 100, "again", LATER_MS, again=True))
-    assert (again.seen, again.floor, again.signed) == ((150, 250), 120, 250)
-    assert charge(again, "again", 100).charged == 201
+    assert refusal(paid, 100, 100, LATER_MS) is Reason.CUMULATIVE_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -216,12 +215,12 @@ def test_a_payment_that_comes_again_from_below_the_floor_leaves_the_window_alone
         (1000, 500, 600, 101, Reason.CUMULATIVE_MISMATCH),
     ],
 )
-def test_a_payment_that_comes_again_must_still_be_covered(
+def test_a_fresh_voucher_must_be_covered(
     balance: int, claimed: int, amount: int, price: int, reason: Reason
 ) -> None:
     start = channel(balance, claimed=claimed)
     with pytest.raises(RefusedByChannel) as refused:
-        reserve(start, voucher(amount), price, "again", NOW_MS, again=True)
+        reserve(start, voucher(amount), price, "again", NOW_MS)
     assert refused.value.reason is reason
 
 
@@ -304,11 +303,35 @@ def test_case_39_a_late_charge_after_its_hold_was_dropped_is_fenced() -> None:
         charge(swept, "dead", 100)
 
 
-def test_a_dead_workers_hold_blocks_nobody_and_its_voucher_stays_used() -> None:
+def test_a_dead_workers_hold_blocks_nobody() -> None:
     admitted = held(channel(), ("dead", 100, 100))
-    assert refusal(admitted, 100, 100, LATER_MS) is Reason.CUMULATIVE_MISMATCH
     swept = reserve(admitted, voucher(101), 100, "next", LATER_MS)
-    assert (swept.committed, swept.signed, swept.seen) == (100, 101, (100, 101))
+    assert (swept.committed, swept.signed, swept.seen) == (100, 101, (101,))
+
+
+def test_case_38_a_refund_that_nobody_confirmed_must_be_looked_for_on_chain() -> None:
+    asked = begin_refund(channel(), voucher(0), 400, "refund", NOW_MS)
+    late_ms = NOW_MS + REFUND_MS
+    with pytest.raises(NeedsChain):
+        reserve(asked, voucher(100), 100, "a", late_ms)
+    read = observe(asked, msgspec.structs.replace(asked.chain, read_at_ms=late_ms))
+    assert reserve(read, voucher(100), 100, "a", late_ms).held == 100
+
+
+def test_a_payer_is_sent_to_a_total_from_which_it_can_go_on() -> None:
+    metered = charge(held(channel(), ("a", 100, 100)), "a", 30)
+    assert agreeable_total(metered, 100) == 30
+    assert agreeable_total(metered, 70) == 100  # 30 + 70 was used for the metered request
+    assert reserve(metered, voucher(170), 70, "b", NOW_MS).committed == 100
+
+
+def test_after_a_refund_the_payers_highest_signature_is_still_its_proof() -> None:
+    metered = charge(held(channel(), ("a", 100, 100)), "a", 30)
+    refunded = end_refund(begin_refund(metered, voucher(30), 500, "refund", NOW_MS), None)
+    assert (refunded.signed, refunded.floor) == (30, 100)
+    assert highest_voucher(refunded) == voucher(100)
+    assert agreeable_total(refunded, 10) == 100
+    assert reserve(refunded, voucher(110), 10, "b", NOW_MS).committed == 40
 
 
 def test_a_hold_lives_until_its_deadline_and_renewing_moves_that() -> None:

@@ -14,6 +14,7 @@ from paywall.protocol.channel import (
     charge,
     check,
     end_refund,
+    highest_voucher,
     observe,
     release,
     reserve,
@@ -169,10 +170,9 @@ def test_case_37_vouchers_from_before_a_refund_buy_nothing_after_a_new_deposit()
     assert held(funded, ("c", 901, 1)).held == 1
 
 
-def test_case_37_a_payment_that_comes_again_does_not_lower_the_floor() -> None:
+def test_case_37_a_dead_workers_voucher_from_before_a_refund_buys_nothing() -> None:
     ahead = release(held(charged_up_to(300), ("dead", 310, 10), ("b", 900, 100)), "b")
     later_ms = NOW_MS + HOLD_MS
     leaving = begin_refund(ahead, voucher(300), 50, "refund", later_ms)
-    again = reserve(leaving, voucher(310), 10, "again", later_ms, again=True)
-    paid = check(charge(again, "again", 10))
-    assert (paid.charged, paid.signed, paid.floor, paid.seen) == (310, 310, 900, ())
+    assert refusal(leaving, 310, 10, later_ms) is Reason.CUMULATIVE_MISMATCH
+    assert (leaving.floor, highest_voucher(leaving)) == (900, voucher(900))

@@ -34,7 +34,9 @@ Never to be changed, and neither is the next: records like them exist."""
 VERSION_1_LATER = bytes.fromhex(
     f"9e{VERSION_1[1:].hex()}a8726566756e642d3192a9726571756573742d30a9726571756573742d32"
 )
-"""What is written now: two more fields at the end."""
+"""Two more fields at the end."""
+VERSION_1_PROOF = bytes.fromhex(f"9f{VERSION_1_LATER[1:].hex()}92cd07d0c441{'07' * 65}")
+"""What is written now: the highest voucher of before a refund."""
 EXPECTED = Channel(
     CHANNEL_ID,
     NETWORK,
@@ -53,6 +55,7 @@ EXPECTED_LATER = msgspec.structs.replace(
     refunding=Refunding(6, 1_800_000_300_000, "refund-1"),
     done=("request-0", "request-2"),
 )
+EXPECTED_PROOF = msgspec.structs.replace(EXPECTED_LATER, proof=Voucher(2000, b"\x07" * 65))
 
 uint128 = st.integers(0, UINT128_MAX)
 milliseconds = st.integers(0, 2**50)
@@ -101,16 +104,17 @@ def test_any_channel_reads_back_as_it_was(channel: Channel) -> None:
 def test_case_43_a_record_of_version_1_is_read() -> None:
     assert records.decode(VERSION_1) == EXPECTED
     assert records.decode(VERSION_1_LATER) == EXPECTED_LATER
+    assert records.decode(VERSION_1_PROOF) == EXPECTED_PROOF
 
 
 def test_what_is_written_now_stays_what_it_is() -> None:
-    assert records.encode(EXPECTED_LATER) == VERSION_1_LATER
+    assert records.encode(EXPECTED_PROOF) == VERSION_1_PROOF
 
 
 def test_fields_that_a_later_release_appends_are_passed_over() -> None:
-    fields = msgspec.msgpack.decode(VERSION_1_LATER)
+    fields = msgspec.msgpack.decode(VERSION_1_PROOF)
     later = msgspec.msgpack.encode([*fields, {"new": 1}, None])
-    assert records.decode(later) == EXPECTED_LATER
+    assert records.decode(later) == EXPECTED_PROOF
 
 
 def test_a_record_of_a_newer_version_is_not_guessed_at() -> None:

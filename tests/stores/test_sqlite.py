@@ -334,8 +334,9 @@ async def test_a_full_batch_of_payments_is_one_transaction(
 ) -> None:
     """Each has an id of its own, and all are looked up in one statement."""
     gather = [store.look_up(CHANNEL_ID, ticket(number)) for number in range(2 * MAX_BATCH)]
-    assert await asyncio.gather(*gather) == [False] * (2 * MAX_BATCH)
-    assert max(batches) == MAX_BATCH
+    assert await asyncio.gather(*gather) == [None] * (2 * MAX_BATCH)
+    assert max(batches) <= MAX_BATCH
+    assert len(batches) < MAX_BATCH / 8
 
 
 async def test_a_full_batch_of_answers_is_one_transaction(path: Path) -> None:
@@ -371,7 +372,7 @@ async def test_in_one_batch_each_verb_sees_the_entry_that_the_last_one_left(
     )
     kinds = [type(outcome).__name__ for outcome in outcomes]
     assert kinds == [
-        *("Standing", "Refused", "NoneType", "bool"),
+        *("Standing", "Refused", "NoneType", "NoneType"),
         *("Standing", "Standing", "AnsweredBefore"),
     ]
 

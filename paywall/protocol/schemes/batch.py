@@ -17,7 +17,14 @@ from coincurve import PrivateKey
 from msgspec import UNSET, Raw, UnsetType
 
 from paywall.protocol import eip712
-from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Voucher
+from paywall.protocol.channel import (
+    ChainState,
+    Channel,
+    ChannelConfig,
+    Voucher,
+    agreeable_total,
+    highest_voucher,
+)
 from paywall.protocol.errors import ConfigurationError, Reason, Refused
 from paywall.protocol.limits import (
     DEFAULT_TIMEOUT_SECONDS,
@@ -166,7 +173,10 @@ class VoucherPayment:
 
 @dataclass(frozen=True, slots=True)
 class Deposit:
-    """A token authorization that fills a channel, as EIP-3009's receiveWithAuthorization."""
+    """A token authorization that fills a channel, as EIP-3009's receiveWithAuthorization.
+
+    `voucher` is the promise that came with it: a facilitator takes no deposit without one.
+    """
 
     channel_id: bytes
     config: ChannelConfig
@@ -175,6 +185,7 @@ class Deposit:
     valid_before: int
     salt: int
     signature: bytes
+    voucher: Voucher | None = None
 
     def authorization(self) -> eip712.Authorization:
         return eip712.Authorization(
@@ -268,16 +279,16 @@ class BatchOffer:
     price: int
     requirements: PaymentRequirements
 
-    def corrected(self, channel: Channel) -> PaymentRequirements:
+    def corrected(self, channel: Channel, zero_charge: bool) -> PaymentRequirements:
         """The same offer with our state of the payer's channel, and the payer's own proof."""
+        total = channel.committed if zero_charge else agreeable_total(channel, self.price)
+        highest = highest_voucher(channel)
         proof: VoucherStateWire | UnsetType = UNSET
-        if channel.voucher:
-            proof = VoucherStateWire(
-                str(channel.voucher.amount), show_bytes(channel.voucher.signature)
-            )
+        if highest:
+            proof = VoucherStateWire(str(highest.amount), show_bytes(highest.signature))
         extra = msgspec.structs.replace(
             self.terms._extra(self.price),
-            channel_state=channel_state(channel.channel_id, channel.chain, channel.committed),
+            channel_state=channel_state(channel.channel_id, channel.chain, total),
             voucher_state=proof,
         )
         return msgspec.structs.replace(self.requirements, extra=Raw(encode_json(extra)))
@@ -350,6 +361,7 @@ class BatchOffer:
                 valid_before=parse_amount(erc3009.valid_before, UINT256_MAX),
                 salt=_parse_salt(erc3009.salt),
                 signature=parse_bytes(erc3009.signature, 65),
+                voucher=payment.voucher,
             )
         except ValueError as error:
             raise Refused(Reason.DEPOSIT_PAYLOAD, f"({error})") from error
@@ -412,6 +424,11 @@ def _channel_of(config: bytes, network: str) -> tuple[ChannelConfig, bytes]:
     if not 0 <= parsed.withdraw_delay_seconds < 2**40:
         raise Refused(Reason.WITHDRAW_DELAY_MISMATCH)
     return parsed, parsed.channel_id(network)
+
+
+def channel_of(config: Raw, network: str) -> tuple[ChannelConfig, bytes]:
+    """A channel's terms and its id, from the wire. Raises Refused."""
+    return _channel_of(bytes(config), network)
 
 
 def _checked_voucher(

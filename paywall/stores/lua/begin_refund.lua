@@ -1,24 +1,41 @@
 -- Sets aside what goes back to the payer, under a zero-charge voucher that ends all earlier ones.
--- KEYS  record, holds
--- ARGV  voucher amount, signature, amount ('' for all that is left), request, ms that it is kept
+-- KEYS  record, holds, channels that owe
+-- ARGV  channel id, voucher amount, signature, amount ('' for all that is left), request,
+--       ms that it is kept
+local key, holds = KEYS[1], KEYS[2]
+local id, voucher, signature, amount, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
-local r = load(KEYS[1], 'b', 'c', 'v', 'f', 'w', 'hp', 'hn', 'he', 'ra', 'rx', 'rq')
-if not r then return {'chain'} end
+local r = load(key, 'b', 'k', 'c', 'v', 'g', 'f', 'w', 'n', 'hp', 'hn', 'he', 'ra', 'rx', 'rq',
+  'pv')
+if not r then return {'unknown'} end
+ours(KEYS[2], KEYS[3])
 local set_aside = r.ra and tonumber(r.rx) > now
-if set_aside and r.rq == ARGV[4] then return {'ok'} end
-if drop_expired(KEYS[2], r, now) then
-  redis.call('HSET', KEYS[1], 'hp', r.hp, 'hn', r.hn, 'he', r.he)
+if set_aside and r.rq == request then return whole('ok', key, holds) end
+local expired = without_expired(holds, r, now)
+local left = less(r.c, r.b) and sub(r.b, r.c) or '0'
+if amount == '' then amount = left end
+local reason
+if tonumber(r.hn) > 0 or set_aside then
+  reason = 'CHANNEL_BUSY'
+elseif voucher ~= r.c then
+  reason = 'CUMULATIVE_MISMATCH'
+elseif left == '0' then
+  reason = 'REFUND_NOTHING_LEFT'
+elseif amount == '0' or less(left, amount) then
+  reason = 'REFUND_AMOUNT'
 end
-if r.hn ~= '0' or set_aside then return {'refused', 'CHANNEL_BUSY'} end
-if ARGV[1] ~= r.c then return {'refused', 'CUMULATIVE_MISMATCH'} end
-if not less(r.c, r.b) then return {'refused', 'REFUND_NOTHING_LEFT'} end
-local left = sub(r.b, r.c)
-local amount = ARGV[3] == '' and left or ARGV[3]
-if amount == '0' or less(left, amount) then return {'refused', 'REFUND_AMOUNT'} end
+if reason then return refused(reason, key, holds, now) end
+
 local floor = max(r.f, r.v or r.c)
-for _, seen in ipairs(words(r.w)) do
+for seen in string.gmatch(r.w, '%d+') do
   floor = max(floor, seen)
 end
-redis.call('HSET', KEYS[1], 'v', ARGV[1], 'g', ARGV[2], 'w', ' ', 'n', '0', 'f', floor,
-  'ra', amount, 'rx', integer(now + ARGV[5]), 'rq', ARGV[4])
-return {'ok'}
+if not r.v then index(KEYS[3], id, voucher, r.c, r.k) end
+-- The highest voucher of before is what shows the payer how far it has signed.
+if r.v and less(voucher, r.v) and not (r.pv and less(r.v, r.pv)) then
+  redis.call('HSET', key, 'pv', r.v, 'pg', r.g)
+end
+drop(holds, expired)
+redis.call('HSET', key, 'hp', r.hp, 'hn', integer(r.hn), 'he', r.he, 'v', voucher, 'g', signature,
+  'w', ' ', 'n', '0', 'f', floor, 'ra', amount, 'rx', integer(now + ARGV[6]), 'rq', request)
+return whole('ok', key, holds)

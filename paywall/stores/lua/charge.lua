@@ -2,50 +2,49 @@
 -- KEYS  record, holds, channels that owe, entry of the payment's id (the record when there is none)
 -- ARGV  request, amount, most remembered charges, half a window, channel id,
 --       fingerprint ('' without an id), the answer ('' when it is not kept), ms that it is kept
+local key, holds, due, entry_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local request, amount = ARGV[1], ARGV[2]
-local most_done, half_window = tonumber(ARGV[3]), tonumber(ARGV[4])
-local r = load(KEYS[1], 'b', 'k', 'c', 'v', 'f', 'w', 'n', 'hp', 'hn', 'd', 'wa', 'wt', 'rd',
-  'rn', 'bl')
+local most_done, half_window, id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local fingerprint, answer, answer_ms = ARGV[6], ARGV[7], ARGV[8]
+local r = load(key, 'b', 'k', 'c', 'v', 'f', 'w', 'n', 'hp', 'hn', 'd', 'wa', 'wt', 'rd', 'rn', 'bl')
 if not r then return {'lost'} end
-if has(r.d, request) then return standing('ok', r) end
-if ARGV[6] ~= '' then
-  local entry = redis.call('HMGET', KEYS[4], 'r', 'a')
-  if entry[1] == request and entry[2] then return standing('ok', r) end
+ours(holds, due)
+
+local now
+if fingerprint ~= '' then
+  now = now_ms()
+  local entry = redis.call('HMGET', entry_key, 'r', 'a', 'x')
+  if entry[1] == request and entry[2] and tonumber(entry[3]) > now then return standing(r) end
 end
-local hold = redis.call('HGET', KEYS[2], request)
+if has(r.d, request) then return standing(r) end
+local hold = redis.call('HGET', holds, request)
 if not hold then return {'lost'} end
 local price, held_amount = parsed(hold)
 if less(price, amount) then return {'above'} end
 
-redis.call('HDEL', KEYS[2], request)
+redis.call('HDEL', holds, request)
 r.hp, r.hn = sub(r.hp, price), r.hn - 1
 if amount == '0' then
-  if has(r.w, held_amount) then
-    r.w = string.gsub(r.w, ' ' .. held_amount .. ' ', ' ', 1)
-    r.n = r.n - 1
-  end
-  if ARGV[6] ~= '' then redis.call('DEL', KEYS[4]) end
+  forget(r, held_amount)
 else
-  if r.c == r.k then redis.call('SADD', KEYS[3], ARGV[5]) end
   r.c = add(r.c, amount)
-  if ARGV[6] ~= '' then
-    redis.call('HSET', KEYS[4], 'f', ARGV[6], 'r', request, 'a', ARGV[7], 't', r.c)
-    redis.call('PEXPIRE', KEYS[4], ARGV[8])
-  end
+  index(due, id, r.v, r.c, r.k)
 end
-local done = words(r.d)
-if ARGV[6] == '' then
+if fingerprint == '' or amount == '0' then
+  -- There is no entry that could remember it.
+  local done = words(r.d)
   done[#done + 1] = request
   if #done > most_done then table.remove(done, 1) end
+  r.d = listed(done)
 end
 
 -- Nothing that was promised is outstanding: what was seen need not be remembered one by one.
-if add(r.c, r.hp) == (r.v or r.c) then
+if add(r.c, r.hp) == r.v then
   if r.hn == 0 then
-    r.f, r.w, r.n = max(r.f, r.v or r.c), ' ', 0
+    r.f, r.w, r.n = max(r.f, r.v), ' ', 0
   elseif tonumber(r.n) > half_window then
     local lowest
-    for _, other in ipairs(redis.call('HVALS', KEYS[2])) do
+    for _, other in ipairs(redis.call('HVALS', holds)) do
       local _, its_amount = parsed(other)
       if not lowest or less(its_amount, lowest) then lowest = its_amount end
     end
@@ -57,6 +56,15 @@ if add(r.c, r.hp) == (r.v or r.c) then
     r.w, r.n = listed(kept), #kept
   end
 end
-redis.call('HSET', KEYS[1], 'c', r.c, 'hp', r.hp, 'hn', integer(r.hn), 'd', listed(done),
-  'w', r.w, 'n', integer(r.n), 'f', r.f)
-return standing('ok', r)
+redis.call('HSET', key, 'c', r.c, 'hp', r.hp, 'hn', integer(r.hn), 'd', r.d, 'w', r.w,
+  'n', integer(r.n), 'f', r.f)
+if fingerprint ~= '' then
+  if amount == '0' then
+    redis.call('DEL', entry_key)
+  else
+    redis.call('HSET', entry_key, 'f', fingerprint, 'r', request, 'x', integer(now + answer_ms),
+      'a', answer, 't', r.c)
+    redis.call('PEXPIRE', entry_key, answer_ms)
+  end
+end
+return standing(r)

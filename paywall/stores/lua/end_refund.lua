@@ -1,4 +1,11 @@
--- A refund was given up: what was set aside for it is the payer's to promise again.
--- KEYS  record
-redis.call('HDEL', KEYS[1], 'ra', 'rx', 'rq')
-return {'ok'}
+-- A refund was mined, and here is what the chain says now; or it was given up.
+-- KEYS  record, holds, channels that owe
+-- ARGV  channel id, and when it was mined: balance, claimed, withdraw amount, requested at,
+--       refund nonce, block, read at ms
+local key = KEYS[1]
+local r = load(key, 'bl', 'c', 'v')
+if not r then return {'unknown'} end
+ours(KEYS[2], KEYS[3])
+if ARGV[2] then observe(key, KEYS[3], ARGV[1], r, 2) end
+redis.call('HDEL', key, 'ra', 'rx', 'rq')
+return whole('ok', key, KEYS[2])

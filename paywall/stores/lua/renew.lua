@@ -1,7 +1,11 @@
--- Keeps the hold of a request that still runs; one that is gone is passed over.
--- KEYS  holds    ARGV  request, hold ms
-local hold = redis.call('HGET', KEYS[1], ARGV[1])
-if not hold then return {'lost'} end
-local price, amount = parsed(hold)
-redis.call('HSET', KEYS[1], ARGV[1], price .. ' ' .. amount .. ' ' .. integer(now_ms() + ARGV[2]))
+-- Keeps the holds of requests that still run; one that is gone is passed over.
+-- KEYS  holds    ARGV  hold ms, request...
+local deadline = integer(now_ms() + ARGV[1])
+for at = 2, #ARGV do
+  local hold = redis.call('HGET', KEYS[1], ARGV[at])
+  if hold then
+    local price, amount = parsed(hold)
+    redis.call('HSET', KEYS[1], ARGV[at], price .. ' ' .. amount .. ' ' .. deadline)
+  end
+end
 return {'ok'}

@@ -1,0 +1,38 @@
+"""Slips in Redis: one script, and keys beside those of the channels, in the bucket of their digest.
+
+A slip is the only thing that keeps a payment from buying twice, so writing one waits for replicas
+as strictly as a voucher does.
+"""
+
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final, cast
+
+from paywall.stores import Store
+from paywall.stores.redis import RedisStore
+from paywall.stores.redis_scripts import make, source
+from paywall.stores.slips import Found, Slips
+
+_SCRIPT: Final = replace(make("slip", source("prelude") + source("slip")), writes=True)
+
+
+def slips_of(store: Store) -> Slips | None:
+    return RedisSlips(store) if isinstance(store, RedisStore) else None
+
+
+class RedisSlips:
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+
+    async def read(self, key: bytes) -> Found:
+        return await self.swap(key, None, None, 0)
+
+    async def swap(
+        self, key: bytes, before: bytes | None, after: bytes | None, ttl_ms: int
+    ) -> Found:
+        digest = sha256(key).digest()
+        name = self._store._tags[digest[0]] + b"s:" + digest.hex().encode()
+        arguments = (before or b"", after or b"", ttl_ms)
+        reply = await self._store._ask(_SCRIPT, digest, (name,), arguments, strict=True)
+        found, now_ms = cast("list[bytes]", reply)
+        return found or None, int(now_ms)

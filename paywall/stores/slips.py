@@ -1,0 +1,83 @@
+"""Slips in whatever store a provider has: one small record under a key, swapped in one step.
+
+The rule of a slip is pure (`paywall.protocol.slip`), so a store needs one verb for it: write this
+if what is there is still that. Who loses the race reads what the winner wrote and decides again.
+The store's own clock is told with every answer, for deadlines are measured by it.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Protocol
+
+from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.once import Entry, live
+from paywall.stores import Store
+from paywall.stores.rules import RuleStore, Slot
+
+_NAME = "slip"
+"""A slip is kept as an entry, under a name that is too short for a payment's id."""
+
+Found = tuple[bytes | None, int]
+"""What is there, and the store's time in ms."""
+
+
+class Slips(Protocol):
+    """The verbs. Both are safe to repeat with the same arguments."""
+
+    async def read(self, key: bytes) -> Found: ...
+
+    async def swap(
+        self, key: bytes, before: bytes | None, after: bytes | None, ttl_ms: int
+    ) -> Found:
+        """Writes `after` (None: drops it) if `before` is there; returns what is there now."""
+
+
+def slips_of(store: Store) -> Slips:
+    """The slips of a store. Raises ConfigurationError for one that cannot keep any."""
+    if isinstance(store, RuleStore):
+        return RuleSlips(store)
+    # Loaded by name, so that a provider without Redis does not load its client.
+    open_redis: Callable[[Store], Slips | None]
+    open_redis = import_module("paywall.stores.redis_slips").slips_of
+    slips = open_redis(store)
+    if slips is None:
+        raise ConfigurationError(
+            f"{type(store).__name__} keeps no payments of the scheme exact: "
+            'offer schemes=("batch-settlement",) alone'
+        )
+    return slips
+
+
+class RuleSlips:
+    """In a store that applies Python's rules to a record."""
+
+    def __init__(self, store: RuleStore) -> None:
+        self._store = store
+
+    async def read(self, key: bytes) -> Found:
+        return await self._step(key, lambda entry, now_ms: entry)
+
+    async def swap(
+        self, key: bytes, before: bytes | None, after: bytes | None, ttl_ms: int
+    ) -> Found:
+        def rule(entry: Entry | None, now_ms: int) -> Entry | None:
+            if _data(entry) != before:
+                return entry
+            return None if after is None else Entry(b"", "", now_ms + ttl_ms, after)
+
+        return await self._step(key, rule)
+
+    async def _step(self, key: bytes, rule: Callable[[Entry | None, int], Entry | None]) -> Found:
+        told = 0
+
+        def apply(slot: Slot, now_ms: int) -> Slot:
+            nonlocal told
+            told = now_ms
+            return slot._replace(entry=rule(live(slot.entry, now_ms), now_ms))
+
+        slot = await self._store._apply(key, apply, _NAME)
+        return _data(slot.entry), told
+
+
+def _data(entry: Entry | None) -> bytes | None:
+    return entry.answer if entry else None

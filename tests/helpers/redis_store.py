@@ -1,0 +1,65 @@
+"""Redis stores for tests: one whose time a test moves by hand, and one as a provider has it."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from secrets import token_hex
+
+from helpers.channels import NETWORK, chain, config, voucher
+from paywall.protocol.channel import ChainState, Standing
+from paywall.stores import Store, open_store
+from paywall.stores.redis import RedisStore
+from paywall.stores.redis_scripts import Script, make, source
+from paywall.stores.redis_url import parse_redis_url
+
+
+@lru_cache(maxsize=64)
+def _script_at(name: str, now_ms: int) -> Script:
+    clock = f"local function now_ms() return {now_ms} end\n".encode()
+    return make(name, source("prelude") + clock + source(name))
+
+
+class TimedRedisStore(RedisStore):
+    """Under a prefix of its own. `clock` gives Unix seconds.
+
+    The scripts are the real ones, but for the one function that asks the server's clock.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        super().__init__(parse_redis_url(f"{url}?prefix=t{token_hex(8)}"))
+        self._clock = clock
+
+    def _script(self, name: str) -> Script:
+        return _script_at(name, int(self._clock() * 1000))
+
+
+@asynccontextmanager
+async def store_at(url: str) -> AsyncIterator[Store]:
+    """A store that is opened by its URL, as a provider does."""
+    store = open_store(url)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def chain_now(balance: int = 10**9, claimed: int = 0, **fields: int) -> ChainState:
+    """What the contract says, read at this moment: a server's own clock decides."""
+    return chain(balance, claimed, read_at_ms=int(time.time() * 1000), **fields)
+
+
+async def open_channel(store: Store, number: int = 0) -> bytes:
+    """A channel with plenty of balance."""
+    terms = config(number)
+    channel_id = terms.channel_id(NETWORK)
+    await store.record(channel_id, NETWORK, terms, chain_now(), 0)
+    return channel_id
+
+
+async def charge_next(store: Store, channel_id: bytes, total: int, price: int = 1) -> Standing:
+    """A whole request under a voucher of `total`."""
+    request = f"request-{total}"
+    await store.reserve(channel_id, voucher(total), price, request)
+    return await store.charge(channel_id, request, price)
