@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check soak bench install clean
+.PHONY: demo test check soak bench install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
 
-test: $(VENV)/.development        ## the whole test suite
+test: $(VENV)/.development redis  ## the whole test suite
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.development       ## format, lint, types
@@ -16,13 +16,22 @@ check: $(VENV)/.development       ## format, lint, types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-soak: $(VENV)/.development        ## many workers, agents and faults on one Redis; every unit accounted for
+soak: $(VENV)/.development redis  ## many workers, agents and faults on one Redis; every unit accounted for
 	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
-bench: $(VENV)/.development       ## what a paid request costs; a table, and .bench/latest.json
+bench: $(VENV)/.development redis ## what a paid request costs; a table, and .bench/latest.json
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
+
+redis:                            ## redis-server, for the tests: installed where that may be done
+	@command -v redis-server >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing redis-server …"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null; \
+		elif command -v brew >/dev/null; then brew install --quiet redis; fi; } || true
+	@command -v redis-server >/dev/null \
+		|| { echo "the tests need redis-server: apt install redis-server, or brew install redis" >&2; exit 2; }
 
 clean:                            ## removes what the other targets made
 	rm -rf $(VENV) .bench .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

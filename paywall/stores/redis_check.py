@@ -56,9 +56,6 @@ async def check(calls: Calls, url: RedisUrl) -> None:
 
 
 async def _check(calls: Calls, url: RedisUrl) -> None:
-    first = calls.nodes.at(url.addresses[0]) if url.kind in ("redis", "cluster") else None
-    if first:
-        _refuse_mismatch(url, await _info(first))
     await calls.nodes.find()
     for lane in calls.nodes.lanes():
         await _check_server(lane, url)
@@ -79,6 +76,9 @@ def _complaint(url: RedisUrl, error: Exception) -> PaymentError:
         return ConfigurationError(
             f"{url.show()}: the key {url.prefix}:schema is somebody else's; choose another prefix="
         )
+    if "cluster support disabled" in str(error):
+        right = url.scheme.partition("+")[0]
+        return ConfigurationError(f"{url.show()} is not a cluster: write {right}://")
     if isinstance(error, ResponseError | hiredis.ReplyError) and not _loading(error):
         return ConfigurationError(f"{url.show()}: Redis refuses us ({error})")
     return StoreUnavailable(f"{url.show()} cannot be reached: {sentence(error)}")
@@ -91,20 +91,12 @@ async def _info(lane: Lane) -> dict[str, str]:
     return {name: value for name, colon, value in lines if colon}
 
 
-def _refuse_mismatch(url: RedisUrl, info: dict[str, str]) -> None:
-    clustered = info.get("cluster_enabled") == "1"
-    if clustered and url.kind == "redis":
-        raise ConfigurationError(
-            f"{url.show()} is a node of a cluster: write {url.scheme}+cluster://"
-        )
-    if not clustered and url.kind == "cluster":
-        right = url.scheme.partition("+")[0]
-        raise ConfigurationError(f"{url.show()} is not a cluster: write {right}://")
-
-
 async def _check_server(lane: Lane, url: RedisUrl) -> None:
     """One master: its version, its role, its memory, its disk."""
     info, shown = await _info(lane), url.show(lane.place)
+    if info.get("cluster_enabled") == "1" and url.kind != "cluster":
+        scheme = "rediss" if url.tls else "redis"
+        raise ConfigurationError(f"{shown} is a node of a cluster: write {scheme}+cluster://")
     version = tuple(map(int, info["redis_version"].split(".")[:2]))
     if version < _OLDEST:
         raise ConfigurationError(

@@ -13,27 +13,46 @@ class Proxy:
         self.lose_answers = 0
         """So many of the next answers are thrown away, each together with its connection."""
         self.silent = False
-        """Answers are kept back, and the connection stays."""
+        """Answers are thrown away, and the connection stays."""
         self.lost = 0
         self.connections = 0
         self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        try:
-            upstream = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def hang_up(self) -> None:
+        for writer in self._writers:
             writer.close()
-            return
-        upward = asyncio.create_task(self._pump(reader, upstream[1], answers=False))
-        await self._pump(upstream[0], writer, answers=True)
-        upward.cancel()
-        for one in (writer, upstream[1]):
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        self._writers.add(writer)
+        with suppress(OSError):
+            answers, upstream = await asyncio.open_connection("127.0.0.1", self._target_port)
+            writers.append(upstream)
+            self._writers.add(upstream)
+            upward = asyncio.create_task(self._pump(reader, upstream, answers=False))
+            await self._pump(answers, writer, answers=True)
+            for one in writers:
+                one.close()
+            await upward
+        for one in writers:
             one.close()
+            with suppress(OSError):
+                await one.wait_closed()
+            self._writers.discard(one)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool
@@ -48,14 +67,17 @@ class Proxy:
                     continue
                 writer.write(data)
                 await writer.drain()
+        if not answers:
+            writer.close()
 
 
 @asynccontextmanager
 async def proxy_to(port: int) -> AsyncIterator[Proxy]:
     proxy = Proxy(port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         server.close()
+        await proxy.hang_up()

@@ -11,11 +11,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -39,13 +40,33 @@ def free_port() -> int:
             return port
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Waits, in a thread of its own where an event loop runs, for what is about to happen."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen"
+        time.sleep(0.02)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except (redis.AuthenticationError, redis.BusyLoadingError):
+        return True
+    except (redis.ConnectionError, redis.TimeoutError):
+        return False
+    return True
+
+
 class RedisServer:
     """One redis-server on loopback."""
 
-    def __init__(self, *options: str, fsync: str = "always") -> None:
+    def __init__(self, *options: str, fsync: str = "always", sentinel: str = "") -> None:
+        """With `sentinel`, the settings of one that watches other servers."""
         self.folder = Path(mkdtemp(prefix="paywall-redis-"))
         self.port = free_port()
-        self.options = ["--appendonly", "yes", "--appendfsync", fsync, *options]
+        self.options = ["--save", "", "--appendonly", "yes", "--appendfsync", fsync, *options]
+        self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,44 +75,63 @@ class RedisServer:
 
     def start(self) -> "RedisServer":
         fixed = ["--port", str(self.port), "--dir", str(self.folder), "--bind", "127.0.0.1"]
-        fixed += ["--save", "", "--logfile", str(self.folder / "log")]
-        self._process = subprocess.Popen(["redis-server", *fixed, *self.options])
+        fixed += ["--logfile", str(self.folder / "log"), "--repl-diskless-sync-delay", "0"]
+        if self._sentinel:
+            settings = self.folder / "sentinel.conf"
+            settings.write_text(self._sentinel)
+            fixed, options = [str(settings), "--sentinel", *fixed], []
+        else:
+            options = self.options
+        self._process = subprocess.Popen(["redis-server", *fixed, *options])
         self.wait_until_it_answers()
         return self
 
     def wait_until_it_answers(self) -> None:
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
         with self.client() as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except (redis.AuthenticationError, redis.BusyLoadingError):
-                    return
-                except (redis.ConnectionError, redis.TimeoutError):
-                    assert time.monotonic() < give_up_at, "redis-server did not start"
-                    time.sleep(0.02)
+            until(lambda: _answers(client))
 
     def client(self, password: str | None = None) -> redis.Redis:
         """To look into the server, and to break it."""
         once = Retry(NoBackoff(), 0)
         return redis.Redis(port=self.port, password=password, decode_responses=True, retry=once)
 
-    def command(self, *words: object) -> object:
+    def command(self, *words: object) -> Any:
         with self.client() as client:
             return client.execute_command(*words)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def info(self, section: str) -> dict[str, Any]:
+        with self.client() as client:
+            return client.info(section)
+
+    @property
+    def is_in_step(self) -> bool:
+        """A replica that has all its master had when it came."""
+        return self.info("replication").get("master_link_status", "up") == "up"
+
+    def has_slot(self, slot: int) -> bool:
+        """Whether it is the master of this slot of its cluster, as it sees it."""
+        ranges = self.command("CLUSTER", "SLOTS")
+        return any(
+            first <= slot <= last and master[1] == self.port for first, last, master, *_ in ranges
+        )
 
     def kill(self) -> None:
         """As a power cut would, but for the operating system's own buffers."""
         self._end(signal.SIGKILL)
 
-    def pause(self) -> None:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It hears nothing and says nothing, and its connections stay."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         self.kill()
@@ -130,28 +170,29 @@ class RedisCluster:
 
     def wait_until_whole(self) -> None:
         """Every node agrees that all slots are served, and every replica has its data."""
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
-        while not all(self._is_well(server) for server in self.servers if server._process):
-            assert time.monotonic() < give_up_at, "the cluster did not form"
-            time.sleep(0.05)
+        until(lambda: all(self._is_well(server) for server in self._running()))
 
     def _is_well(self, server: RedisServer) -> bool:
-        with server.client() as client:
-            state = client.execute_command("CLUSTER INFO")
-            role = client.info("replication")
-        state_ok = "cluster_state:ok" in str(state) or state.get("cluster_state") == "ok"
-        return state_ok and (role["role"] == "master" or role["master_link_status"] == "up")
+        return server.is_in_step and "cluster_state:ok" in server.command("CLUSTER", "INFO")
 
-    def master_of(self, slot: int) -> RedisServer:
-        """The server that has a slot now."""
+    def masters(self) -> list[RedisServer]:
+        return [one for one in self._running() if one.info("replication")["role"] == "master"]
+
+    def master_of(self, slot: int) -> RedisServer | None:
+        """The server that has a slot now; None while there is none."""
+        return next((one for one in self.masters() if one.has_slot(slot)), None)
+
+    def mend(self) -> None:
+        """Whole and empty, as if nothing had happened."""
         for server in self.servers:
-            if server._process is None:
-                continue
-            with server.client() as client:
-                for first, last, (_, port, *_), *_ in client.execute_command("CLUSTER SLOTS"):
-                    if first <= slot <= last:
-                        return next(one for one in self.servers if one.port == port)
-        raise AssertionError("nobody has this slot")
+            if not server.is_running:
+                server.start()
+        self.wait_until_whole()
+        for master in self.masters():
+            master.command("FLUSHALL")
+
+    def _running(self) -> list[RedisServer]:
+        return [server for server in self.servers if server.is_running]
 
     def stop(self) -> None:
         for server in self.servers:
@@ -174,9 +215,9 @@ def shared_cluster() -> RedisCluster:
 
 
 @contextmanager
-def running(*options: str, fsync: str = "always") -> Iterator[RedisServer]:
+def running(*options: str, fsync: str = "always", sentinel: str = "") -> Iterator[RedisServer]:
     """A server to break."""
-    server = RedisServer(*options, fsync=fsync)
+    server = RedisServer(*options, fsync=fsync, sentinel=sentinel)
     try:
         yield server.start()
     finally:

@@ -1,5 +1,6 @@
 """Redis stores for tests: one whose time a test moves by hand, and one as a provider has it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -7,7 +8,8 @@ from functools import lru_cache
 from secrets import token_hex
 
 from helpers.channels import NETWORK, chain, config, voucher
-from paywall.protocol.channel import ChainState, Standing
+from paywall.protocol.channel import ChainState, Channel, Standing
+from paywall.protocol.errors import StoreUnavailable
 from paywall.stores import Store, open_store
 from paywall.stores.redis import RedisStore
 from paywall.stores.redis_scripts import Script, make, source
@@ -63,3 +65,51 @@ async def charge_next(store: Store, channel_id: bytes, total: int, price: int = 
     request = f"request-{total}"
     await store.reserve(channel_id, voucher(total), price, request)
     return await store.charge(channel_id, request, price)
+
+
+async def record_of(store: Store, channel_id: bytes) -> Channel:
+    record = await store.channel(channel_id)
+    assert record is not None
+    return record
+
+
+class Payers:
+    """Some channels under steady traffic; each remembers what it was told is charged."""
+
+    def __init__(self, store: Store, channels: list[bytes]) -> None:
+        self.store = store
+        self.acknowledged = dict.fromkeys(channels, 0)
+        self.enough = False
+        self.turned_away = 0
+
+    async def pay(self, channel_id: bytes) -> None:
+        while not self.enough:
+            total = self.acknowledged[channel_id] + 1
+            try:
+                standing = await charge_next(self.store, channel_id, total)
+            except StoreUnavailable:
+                self.turned_away += 1
+                return
+            assert standing.charged == total, "charged twice, or forgotten"
+            self.acknowledged[channel_id] = total
+
+    async def check(self, store: Store) -> None:
+        """Every payer is charged what it was told, to the unit."""
+        for channel_id, acknowledged in self.acknowledged.items():
+            assert (await record_of(store, channel_id)).charged == acknowledged
+            assert acknowledged > 3
+
+    @asynccontextmanager
+    async def paying(self) -> AsyncIterator[None]:
+        self.enough = False
+        async with asyncio.TaskGroup() as group:
+            for channel_id in self.acknowledged:
+                group.create_task(self.pay(channel_id))
+            await asyncio.sleep(0.2)
+            yield
+            await asyncio.sleep(0.2)
+            self.enough = True
+
+
+async def payers(store: Store, count: int = 8) -> Payers:
+    return Payers(store, [await open_channel(store, number) for number in range(count)])

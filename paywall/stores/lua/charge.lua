@@ -32,10 +32,9 @@ else
 end
 if fingerprint == '' or amount == '0' then
   -- There is no entry that could remember it.
-  local done = words(r.d)
-  done[#done + 1] = request
-  if #done > most_done then table.remove(done, 1) end
-  r.d = listed(done)
+  r.d = r.d .. request .. ' '
+  local _, spaces = string.gsub(r.d, ' ', ' ')
+  if spaces > most_done + 1 then r.d = string.sub(r.d, (string.find(r.d, ' ', 2, true))) end
 end
 
 -- Nothing that was promised is outstanding: what was seen need not be remembered one by one.
