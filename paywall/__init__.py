@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from paywall.asgi import Payment, Paywall, payment_of
     from paywall.chain.devnet import Devnet
+    from paywall.chain.facilitator import Facilitator
     from paywall.chain.node import Node
     from paywall.client import AsyncClient, AsyncTransport, Client, Transport, patch, receipt
     from paywall.prices import upto
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOME: Final = {
     "paywall.asgi": ("Payment", "Paywall", "payment_of"),
     "paywall.chain.devnet": ("Devnet",),
+    "paywall.chain.facilitator": ("Facilitator",),
     "paywall.chain.node": ("Node",),
     "paywall.client": (
         "AsyncClient",
@@ -67,6 +69,7 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "Devnet",
+    "Facilitator",
     "NoAcceptableOffer",
     "Node",
     "OverBudget",

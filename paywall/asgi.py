@@ -14,7 +14,7 @@ Our own fault is 503 with `Retry-After`, never a fresh 402. A WebSocket on a pri
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote as quote_path
 
@@ -22,6 +22,7 @@ from starlette.datastructures import URL
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paywall.alarms import Listener, to_log
 from paywall.answers import (
     quote_headers,
     refusal_headers,
@@ -32,21 +33,27 @@ from paywall.answers import (
     send_unavailable,
 )
 from paywall.chain import Chain
-from paywall.exchange import Exchange, Payment
-from paywall.gate import Gate, Repeated
+from paywall.collector import collector_of
+from paywall.exact_gate import ExactRules
+from paywall.exchange import Exchange, Payment, send_withheld
+from paywall.gate import Gate
 from paywall.prices import ANY, FixedPrice, Price, PriceTable, Rule, UpTo
 from paywall.protocol.channel import RefusedByChannel
+from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
 from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES, MAX_PRICED_BODY_BYTES
 from paywall.protocol.money import USDC, Address, Asset, parse_address
+from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import Resource, show_bytes
 from paywall.quote import Quote
+from paywall.receipts import Repeated
 from paywall.refunds import Refunded
 from paywall.stores import DEFAULT_STORE, Store, open_store
 
 log = logging.getLogger("paywall")
 
+_COLLECT: Final = ClaimPolicy()
 _SIGNATURE: Final = b"payment-signature"
 _V1: Final = b"x-payment"
 _PATH_SIGNS: Final = "/:@!$&'()*+,;=~"
@@ -69,6 +76,15 @@ class Paywall:
     of the request). `pay_to` is the wallet that is paid, `asset` the token, `chain` the way to its
     network (a `Node`), whose authorizer key signs claims and refunds. `store` is a URL or a Store.
     Amounts such as `min_deposit` are prices. Raises ConfigurationError when it cannot work.
+
+    `schemes` are what is offered: vouchers of a channel first, then single transfers. A transfer is
+    a transaction at the provider's cost, so none is offered below `exact_minimum`, nor on a metered
+    route; the default is several times what one costs on the usual L2s on an ordinary day.
+    `settle_first` has it mined before the handler runs: nothing is served for nothing, and a
+    handler that fails has been paid (the same payment is then good for another try).
+
+    Workers claim and settle beside the requests, one of them at a time, as `collect` says; None
+    leaves that to `paywall claim --watch`. `alarms` is called with every `paywall.alarms.Alarm`.
     """
 
     def __init__(
@@ -83,8 +99,13 @@ class Paywall:
         min_deposit: str = "$0.10",
         max_deposit: str = "$1000",
         withdraw_delay_seconds: int = 86_400,
+        schemes: Sequence[str] = SCHEMES,
+        exact_minimum: str = "$0.01",
+        settle_first: bool = False,
         public_url: str | None = None,
         description: str | None = None,
+        collect: ClaimPolicy | None = _COLLECT,
+        alarms: Listener = to_log,
     ) -> None:
         if chain.network != asset.network:
             raise ConfigurationError(f"the chain is {chain.network}, the asset on {asset.network}")
@@ -97,7 +118,14 @@ class Paywall:
             max_deposit=asset.units(max_deposit),
         )
         self.app = app
-        self.gate = Gate(terms, open_store(store) if isinstance(store, str) else store, chain)
+        self.gate = Gate(
+            terms,
+            open_store(store) if isinstance(store, str) else store,
+            chain,
+            exact=_exact_rules(schemes, asset.units(exact_minimum), settle_first),
+            channels=batch.SCHEME in schemes,
+        )
+        self._collector = collector_of(self.gate.store, chain, asset, collect, alarms)
         self._table = PriceTable(prices)
         self._public_url = public_url.rstrip("/") if public_url else None
         self._description = description
@@ -105,7 +133,8 @@ class Paywall:
         self._is_open = False
         for rule in self._table.rules:
             if rule.price is not None and not callable(rule.price):
-                _units(rule, rule.price, asset)  # the first customer should not find out
+                units = _units(rule, rule.price, asset)
+                self.gate.quote(units, isinstance(rule.price, UpTo))  # no customer should find out
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -124,14 +153,21 @@ class Paywall:
         if self._is_open:
             return
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(self.gate.open())
+            self._opening = asyncio.create_task(self._open())
         await asyncio.shield(self._opening)
         self._is_open = True
+
+    async def _open(self) -> None:
+        await self.gate.open()
+        if self._collector:
+            self._collector.start()
 
     async def close(self) -> None:
         if self._is_open:
             self._is_open = False
             self._opening = None
+            if self._collector:
+                await self._collector.close()
             await self.gate.close()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,13 +214,14 @@ class Paywall:
             price, receive = await _price(rule, scope, receive)
             if price is None:
                 return await self.app(scope, receive, send)
-            quote = self.gate.quote(_units(rule, price, self.gate.terms.asset))
+            units, metered = _units(rule, price, self.gate.terms.asset), isinstance(price, UpTo)
+            quote = self.gate.quote(units, metered)
         except Refused as refusal:
             return await send_refusal(scope, send, refusal)
         except (Unavailable, ConfigurationError) as error:
             log.error("not available: %s", error)
             return await send_unavailable(scope, send)
-        await self._priced(quote, isinstance(price, UpTo), scope, receive, send)
+        await self._priced(quote, metered, scope, receive, send)
 
     async def _priced(
         self, quote: Quote, metered: bool, scope: Scope, receive: Receive, send: Send
@@ -209,6 +246,8 @@ class Paywall:
         await Exchange(self.gate, admission, metered, scope, receive, send).run(self.app)
 
     async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
+        if refusal.reason is Reason.SETTLEMENT_PENDING:  # it may be paid: no word of the contrary
+            return await send_withheld(self.gate, scope, send, refusal)
         if refusal.reason.status != 402:
             failure = self.gate.failure(refusal)
             return await send_refusal(scope, send, refusal, refusal_headers(failure, refusal))
@@ -259,6 +298,13 @@ def _asked(scope: Scope) -> bytes:
     """What a payment's id is good for: the request, less its headers and body."""
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     return b" ".join((scope["method"].encode(), path, scope.get("query_string", b"")))
+
+
+def _exact_rules(schemes: Sequence[str], minimum: int, settle_first: bool) -> ExactRules | None:
+    unknown = [scheme for scheme in schemes if scheme not in SCHEMES]
+    if isinstance(schemes, str) or unknown or not schemes:
+        raise ConfigurationError(f"schemes: {schemes!r} is not a choice of {', '.join(SCHEMES)}")
+    return ExactRules(minimum, settle_first) if exact.SCHEME in schemes else None
 
 
 def _address(text: str) -> Address:

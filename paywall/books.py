@@ -26,7 +26,7 @@ from typing import Final, Never
 
 from msgspec.structs import replace
 
-from paywall.policy import Intent, Policy
+from paywall.policy import AnyIntent, Intent, Policy
 from paywall.protocol import eip712
 from paywall.protocol.errors import OverBudget, PaymentRefused, ProviderMisbehaved
 from paywall.protocol.limits import MAX_OFFERS, MIN_AUTHORIZATION_LEFT_SECONDS
@@ -39,6 +39,7 @@ from paywall.protocol.x402 import (
     encode_json,
     parse_bytes,
 )
+from paywall.transfers import ExactPromise, Transfers
 from paywall.walletfile import FORGOTTEN_SECONDS, Account, InFlight, PendingDeposit, WalletFile
 
 DEPOSIT_WAIT_SECONDS: Final = 120
@@ -66,6 +67,9 @@ class Promise:
     config: bytes
     deposit: PendingDeposit | None = None
     first_deposit: bool = False
+
+
+AnyPromise = Promise | ExactPromise
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +104,21 @@ class Books:
         self._policy = policy
         self._clock = clock
         self._sign_deposit = sign_deposit
+        self.transfers = Transfers(payer, file, policy, clock)
         self._turns: dict[bytes, deque[Future[None]]] = {}
         self._turns_lock = threading.Lock()
 
     def spent(self) -> int:
-        """What was charged, and the prices of all requests in flight, over all channels."""
+        """What was charged and what is in flight, over all channels and single transfers."""
         return self.file.totals().spent
 
     # -- Promising -------------------------------------------------------------------------------
+
+    def begin_any(self, intent: AnyIntent, turn: Turn | None = None) -> AnyPromise:
+        """As `begin`, for whichever way to pay."""
+        if isinstance(intent, Intent):
+            return self.begin(intent, turn)
+        return self.transfers.begin(intent)
 
     def begin(self, intent: Intent, turn: Turn | None = None) -> Promise:
         """Writes down what is about to be promised; `turn` is the one that was waited for.
@@ -236,12 +247,14 @@ class Books:
 
     # -- Settling --------------------------------------------------------------------------------
 
-    def settle(self, promise: Promise, receipt: SettlementResponse) -> int:
+    def settle(self, promise: AnyPromise, receipt: SettlementResponse) -> int:
         """Takes over a receipt, and returns what it says was charged.
 
         Raises ProviderMisbehaved when it says more than was agreed, and then pays this provider
         no more; PaymentRefused when it cannot be read, and then the payment counts as spent.
         """
+        if isinstance(promise, ExactPromise):
+            return self.transfers.settle(promise, receipt)
         try:
             charged, total = _charged(receipt)
         except ValueError as error:
@@ -263,12 +276,16 @@ class Books:
         self._end(promise, settled)
         return charged
 
-    def release(self, promise: Promise) -> None:
+    def release(self, promise: AnyPromise) -> None:
         """The payment was not taken: its price is free again. What was signed stays signed."""
+        if isinstance(promise, ExactPromise):
+            return self.transfers.release(promise)
         self._end(promise, lambda account, p: replace(account, doubtful=account.doubtful + p.price))
 
-    def unsent(self, promise: Promise) -> None:
+    def unsent(self, promise: AnyPromise) -> None:
         """Nothing has left: the payment is free again, and so is a deposit that was made for it."""
+        if isinstance(promise, ExactPromise):
+            return self.transfers.unsent(promise)
 
         def undone(account: Account, payment: InFlight) -> Account:
             nobody_else = self._clock() < payment.started + DEPOSIT_WAIT_SECONDS
@@ -277,12 +294,16 @@ class Books:
 
         self._end(promise, undone)
 
-    def keep(self, promise: Promise) -> None:
+    def keep(self, promise: AnyPromise) -> None:
         """Nobody knows whether the payment was taken: it counts as spent."""
+        if isinstance(promise, ExactPromise):
+            return self.transfers.keep(promise)
         self._end(promise, lambda account, p: replace(account, charged=account.charged + p.price))
 
-    def stop(self, promise: Promise, why: str, receipt: SettlementResponse) -> Never:
+    def stop(self, promise: AnyPromise, why: str, receipt: SettlementResponse) -> Never:
         """Pays this provider no more, and keeps its receipt as evidence."""
+        if isinstance(promise, ExactPromise):
+            self.transfers.stop(promise, why, receipt)
         intent = promise.intent
         evidence = encode_json(receipt)[:MAX_EVIDENCE_BYTES].decode(errors="replace")
         with self.file.change():

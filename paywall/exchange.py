@@ -11,14 +11,20 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paywall.answers import paid_headers, send_unavailable, unforged
+from paywall.answers import (
+    paid_headers,
+    refusal_headers,
+    send_json,
+    send_unavailable,
+    unforged,
+)
 from paywall.gate import Gate
-from paywall.protocol.errors import HoldLost, Unavailable
+from paywall.protocol.errors import HoldLost, Refused, Unavailable
 from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.money import Asset
 from paywall.protocol.once import Answer
-from paywall.protocol.x402 import show_address, show_bytes
-from paywall.receipts import Admission
+from paywall.protocol.x402 import show_address
+from paywall.receipts import Admitted
 
 log = logging.getLogger("paywall")
 
@@ -31,15 +37,17 @@ class Payment:
     """What a handler knows of the payment for its request, and how it charges less.
 
     `amount` is the price in atomic units, the most that can be charged; `payer` and `channel` are
-    hex. It is in `scope["payment"]` and `request.state.payment`.
+    hex, and a single transfer (`exact`) has no channel. It is in `scope["payment"]` and
+    `request.state.payment`.
     """
 
-    __slots__ = ("_asset", "_charged", "_closed", "amount", "channel", "payer")
+    __slots__ = ("_asset", "_charged", "_closed", "_fits", "amount", "channel", "payer")
 
-    def __init__(self, admission: Admission, asset: Asset) -> None:
-        self.payer = show_address(admission.payment.config.payer)
-        self.channel = show_bytes(admission.payment.channel_id)
+    def __init__(self, admission: Admitted, asset: Asset) -> None:
+        self.payer = show_address(admission.payer)
+        self.channel = admission.channel
         self.amount = admission.price
+        self._fits = admission.fits
         self._asset = asset
         self._charged: int | None = None
         self._closed = False
@@ -48,8 +56,9 @@ class Payment:
         """Adds to what this request costs and returns what is left of the price, in atomic units.
 
         `price` is "$0.0002" or atomic units. Called at all, it replaces the full price; together
-        the calls never charge more than the price. Raises RuntimeError once it is charged: on a
-        route with a fixed price, when the answer has begun.
+        the calls never charge more than the price. A single transfer cannot be split: it is made
+        for the full price, or for a charge of nothing not at all. Raises RuntimeError once it is
+        charged: on a route with a fixed price, when the answer has begun.
         """
         if self._closed:
             raise RuntimeError(
@@ -67,7 +76,7 @@ class Payment:
     @property
     def charged(self) -> int:
         """What this request costs as things stand: the full price unless `charge` was called."""
-        return self.amount if self._charged is None else self._charged
+        return self.amount if self._charged is None else self._fits(self._charged)
 
     def close(self) -> int:
         """No more charges; what it costs."""
@@ -97,7 +106,7 @@ class Exchange:
     def __init__(
         self,
         gate: Gate,
-        admission: Admission,
+        admission: Admitted,
         metered: bool,
         scope: Scope,
         receive: Receive,
@@ -108,7 +117,7 @@ class Exchange:
         self._metered = metered
         self._receive = _Listener(receive)
         self._send = send
-        self._open: Admission | None = admission
+        self._open: Admitted | None = admission
         self._answered = False
         self._muted = False
         self._kept: Message | None = None
@@ -181,9 +190,13 @@ class Exchange:
         """The receipt; when the charge fails, the answer is withheld and a 503 takes its place."""
         admission = self._take()
         amount = self.payment.close()
-        answer = _answer(admission, amount, head, body) if admission.ticket and body else None
+        answer = _answer(admission, amount, head, body) if body else None
         try:
             return await _finish(self._gate.charge(admission, amount, answer))
+        except Refused as refusal:
+            self._muted = True
+            await send_withheld(self._gate, self._scope, self._send, refusal)
+            return None
         except (Unavailable, HoldLost) as error:
             log.error("answer withheld, it could not be charged: %s", error)
             self._muted = True
@@ -214,23 +227,23 @@ class Exchange:
             log.warning("a hold is left to expire: %s", error)
             return None
 
-    def _take(self) -> Admission:
+    def _take(self) -> Admitted:
         admission, self._open = self._open, None
         assert admission is not None, "an exchange ends once"
         return admission
 
 
-def _answer(admission: Admission, amount: int, head: Message, body: Message) -> Answer:
+def _answer(admission: Admitted, amount: int, head: Message, body: Message) -> Answer | None:
     """The answer as it leaves, for a client that loses it."""
-    return Answer(
-        head["status"],
-        [(bytes(name), bytes(value)) for name, value in head["headers"]],
-        bytes(body.get("body", b"")),
-        amount,
-        admission.payment.voucher.amount - admission.price + amount,
-        admission.deposited,
-        admission.transaction,
-    )
+    headers = [(bytes(name), bytes(value)) for name, value in head["headers"]]
+    return admission.answer(head["status"], headers, bytes(body.get("body", b"")), amount)
+
+
+async def send_withheld(gate: Gate, scope: Scope, send: Send, refusal: Refused) -> None:
+    """In place of an answer: the chain did not pay for it, or has not yet."""
+    body: dict[str, object] = {"error": refusal.reason.code, "message": str(refusal)}
+    headers = refusal_headers(gate.failure(refusal), refusal)
+    await send_json(scope, send, refusal.reason.status, body, headers)
 
 
 async def _finish(ending: Coroutine[Any, Any, _T]) -> _T:

@@ -16,6 +16,7 @@ Payments ride below redirects, on one hop to one origin, so no payment header le
 import logging
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -23,12 +24,13 @@ import httpx
 import msgspec
 from msgspec import Raw
 
-from paywall.books import Promise, Turn, Wait
-from paywall.policy import Intent
+from paywall.books import AnyPromise, Turn, Wait
+from paywall.policy import AnyIntent, ExactIntent, Intent
 from paywall.protocol import once
 from paywall.protocol.errors import (
     AgentError,
     InvalidQuote,
+    OverBudget,
     PaymentLost,
     PaymentRefused,
     Reason,
@@ -48,6 +50,7 @@ from paywall.protocol.x402 import (
     decode_response,
     encode_json,
 )
+from paywall.transfers import ExactPromise
 from paywall.wallet import Wallet
 from paywall.walletfile import KnownQuote
 
@@ -67,6 +70,7 @@ RESEND_PAUSES_SECONDS: Final = (0.1, 0.4, 1.0, 2.0, 4.0)
 """How long to wait before the same payment is sent again."""
 _UNKNOWN_STATUSES: Final = frozenset((408, 499, 502, 504))
 """Answers of something in between: whether the provider was reached, nobody knows."""
+_COME_AGAIN: Final = (Reason.PAYMENT_IN_PROGRESS.code, Reason.SETTLEMENT_PENDING.code)
 
 _NO_PRICE: Final = KnownQuote(b"[]", None)
 
@@ -77,7 +81,8 @@ _extensions = msgspec.json.Decoder(dict[str, Raw])
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What a provider confirms: `charged` in atomic units (None on a refund), the channel's total,
-    and for a deposit or a refund its transaction and amount."""
+    and for a deposit or a refund its transaction and amount. Of a single transfer it is the
+    transaction that counts; what moved is what was signed."""
 
     success: bool
     charged: int | None
@@ -96,7 +101,9 @@ def receipt(response: httpx.Response) -> Receipt | None:
     if settled is None:
         return None
     try:
-        extra = batch.decode_receipt_extra(settled.extra) if settled.extra else None
+        # Of a single transfer it holds nothing, or what somebody else has added.
+        told = settled.extra or Raw(b"")
+        extra = batch.decode_receipt_extra(told) if b'"channelState"' in bytes(told) else None
         charged = extra.charged_amount if extra else None
         return Receipt(
             success=settled.success,
@@ -138,7 +145,7 @@ def pay(wallet: Wallet, request: httpx.Request) -> Flow:
         promise = yield from _agree(wallet, request, quote)
 
 
-def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[Promise | None]:
+def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[AnyPromise | None]:
     """A payment of the price that this place had last, or None to ask for it again.
 
     What it asks now may be less, or nothing, so a refusal of our own is no reason to stay away.
@@ -147,16 +154,16 @@ def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[Promise | No
     if quote is None:
         return None
     try:
-        return (yield from _begin(wallet, wallet.choose(origin_of(request.url), quote)))
+        return (yield from _begin(wallet, wallet.rank(origin_of(request.url), quote)))
     except AgentError:
         return None
 
 
-def _agree(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> Agreement[Promise]:
+def _agree(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> Agreement[AnyPromise]:
     """A payment of what was just asked, for a request that can still be sent."""
-    intent = wallet.choose(origin_of(request.url), quote)
+    intents = wallet.rank(origin_of(request.url), quote)
     _refuse_unreplayable(request)
-    return (yield from _begin(wallet, intent))
+    return (yield from _begin(wallet, intents))
 
 
 def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
@@ -195,45 +202,70 @@ def _amount(settled: SettlementResponse) -> int:
         raise PaymentRefused(f"the receipt cannot be read: {error}", "malformed") from error
 
 
-def _begin(wallet: Wallet, intent: Intent) -> Agreement[Promise]:
+def _begin(wallet: Wallet, intents: list[AnyIntent]) -> Agreement[AnyPromise]:
+    """A payment by the first of these ways that the budget allows."""
+    *others, last = intents
+    for intent in others:
+        with suppress(OverBudget):
+            return (yield from _begin_one(wallet, intent))
+    return (yield from _begin_one(wallet, last))
+
+
+def _begin_one(wallet: Wallet, intent: AnyIntent) -> Agreement[AnyPromise]:
     turn: Turn | None = None
     try:
         while True:
             try:
-                return wallet.books.begin(intent, turn)
+                return wallet.books.begin_any(intent, turn)
             except Wait as wait:
                 turn = wait.turn
             yield turn
     finally:
-        if turn:
+        if turn and isinstance(intent, Intent):
             wallet.books.leave(intent, turn)
 
 
-def _send(wallet: Wallet, promise: Promise, request: httpx.Request) -> Flow:
+def _send(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> Flow:
     """Sends one payment and books what came of it.
 
     Where the provider knows payments by their id, the very same payment is sent again when no
-    answer came: it is served at most once and charged at most once.
+    answer came: it is served at most once and charged at most once. A single transfer is sent
+    again in any case, for no token makes it twice; no other is signed in its place.
     """
+    resent = False
     paid = _with_payment(request, wallet.sign(promise))
     outcome = yield from _attempt(wallet, promise, paid, again=False)
     for pause_seconds in RESEND_PAUSES_SECONDS if _can_resend(promise.intent, request) else ():
         if isinstance(outcome, httpx.Response) and not _undecided(outcome):
             break
         yield Turn(Future(), pause_seconds)
+        resent = True
         outcome = yield from _attempt(wallet, promise, paid, again=True)
-    if isinstance(outcome, httpx.Response):
+    if isinstance(outcome, httpx.Response) and not _is_lost(promise, outcome, resent):
         _book(wallet, promise, outcome)
         return outcome
     wallet.books.keep(promise)
     price = promise.intent.asset.show(promise.intent.price)
     raise PaymentLost(
         f"a payment of {price} to {promise.intent.origin} was sent and no answer came: {outcome!r}"
-    ) from outcome
+    ) from (outcome if isinstance(outcome, httpx.TransportError) else None)
+
+
+def _is_lost(promise: AnyPromise, response: httpx.Response, resent: bool) -> bool:
+    """Whether a single transfer may be made, or was, and this answer is not what it paid for.
+
+    A provider that asks for another payment after the first answer was lost may have made the
+    transfer: paying anew could be paying twice.
+    """
+    if not isinstance(promise, ExactPromise):
+        return False
+    settled = _settlement(response)
+    taken = settled is not None and settled.success
+    return _undecided(response) or (resent and response.status_code == 402 and not taken)
 
 
 def _attempt(
-    wallet: Wallet, promise: Promise, paid: httpx.Request, again: bool
+    wallet: Wallet, promise: AnyPromise, paid: httpx.Request, again: bool
 ) -> Agreement[httpx.Response | httpx.TransportError]:
     """The answer to one sending, or why there is none; nobody's fault leaves the books open."""
     try:
@@ -253,11 +285,10 @@ def _attempt(
     return response
 
 
-def _can_resend(intent: Intent, request: httpx.Request) -> bool:
-    """Whether the provider said that it honours ids, and the request can be sent twice."""
-    return once.EXTENSION in (intent.extensions or {}) and isinstance(
-        request.stream, httpx.ByteStream
-    )
+def _can_resend(intent: AnyIntent, request: httpx.Request) -> bool:
+    """Whether a second copy is known for what it is, and the request can be sent twice."""
+    known = isinstance(intent, ExactIntent) or once.EXTENSION in (intent.extensions or {})
+    return known and isinstance(request.stream, httpx.ByteStream)
 
 
 def _undecided(response: httpx.Response) -> bool:
@@ -265,10 +296,10 @@ def _undecided(response: httpx.Response) -> bool:
     if response.status_code in _UNKNOWN_STATUSES:
         return True
     settled = _settlement(response)
-    return settled is not None and settled.error_reason == Reason.PAYMENT_IN_PROGRESS.code
+    return settled is not None and settled.error_reason in _COME_AGAIN
 
 
-def _book(wallet: Wallet, promise: Promise, response: httpx.Response) -> None:
+def _book(wallet: Wallet, promise: AnyPromise, response: httpx.Response) -> None:
     try:
         settled = _settlement(response)
     except PaymentRefused:
@@ -280,13 +311,15 @@ def _book(wallet: Wallet, promise: Promise, response: httpx.Response) -> None:
             wallet.books.stop(promise, "it took a payment and asked for another", settled)
     elif response.status_code in _UNKNOWN_STATUSES or response.status_code < 400:
         wallet.books.keep(promise)
+    elif isinstance(promise, ExactPromise) and settled is None and response.status_code != 402:
+        wallet.books.keep(promise)  # its receiver has it, and did not say that it failed
     else:
         wallet.books.release(promise)
 
 
 def _next_quote(
     wallet: Wallet,
-    intent: Intent,
+    intent: AnyIntent,
     refusal: PaymentRequired,
     tried: set[str],
     refused: int = 0,
@@ -297,7 +330,9 @@ def _next_quote(
     mended = False
     if cause not in tried:
         tried.add(cause)
-        if reason in _CORRECTABLE:
+        if isinstance(intent, ExactIntent):
+            pass  # who has refused a transfer has it still: a second one could be a second price
+        elif reason in _CORRECTABLE:
             mended = wallet.books.correct(intent, refusal, refused)
         elif reason == Reason.CHANNEL_NOT_FOUND.code:
             wallet.books.lost_channel(intent)

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from secrets import token_hex
 from typing import Final
@@ -24,12 +23,14 @@ from paywall import receipts
 from paywall.chain import Chain, Mined
 from paywall.chores import Chores
 from paywall.clock import steady_time
+from paywall.exact_gate import ExactGate, ExactRules, is_exact
 from paywall.mirror import PAUSES_SECONDS, Mirror
 from paywall.protocol import channel as rules
 from paywall.protocol import once
 from paywall.protocol.channel import NeedsChain, RefusedByChannel, Standing
 from paywall.protocol.errors import (
     ChainUnavailable,
+    ConfigurationError,
     HoldLost,
     Reason,
     Refused,
@@ -38,15 +39,17 @@ from paywall.protocol.errors import (
 from paywall.protocol.limits import HOLD_RENEW_SECONDS
 from paywall.protocol.once import Answer, Ticket
 from paywall.protocol.schemes.batch import (
+    BatchOffer,
     BatchPayment,
     BatchTerms,
     DepositPayment,
     VoucherPayment,
     channel_id_of,
 )
+from paywall.protocol.schemes.exact import ExactTerms
 from paywall.protocol.x402 import PaymentPayload, decode_payment
-from paywall.quote import Quote
-from paywall.receipts import Admission
+from paywall.quote import Offer, Quote
+from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded, Refunds
 from paywall.stores import Store
 
@@ -56,16 +59,11 @@ _BY_CHAIN: Final = (Reason.EXCEEDS_BALANCE, Reason.CHANNEL_CLOSING)
 """What a top-up, or the end of a withdrawal, would mend without telling us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """The answer to a payment that was charged before, with its receipt."""
-
-    answer: Answer
-    receipt: str
-
-
 class Gate:
-    """One provider's terms over a store and a chain. `clock` gives Unix seconds."""
+    """One provider's terms over a store and a chain. `clock` gives Unix seconds.
+
+    `exact` says how transfers are taken, if at all; `channels` whether vouchers are.
+    """
 
     def __init__(
         self,
@@ -73,6 +71,8 @@ class Gate:
         store: Store,
         chain: Chain,
         clock: Callable[[], float] = steady_time,
+        exact: ExactRules | None = None,
+        channels: bool = True,
     ) -> None:
         self.terms = terms
         self.store = store
@@ -81,6 +81,11 @@ class Gate:
         self._chores = Chores()
         self._mirror = Mirror(store, chain, self._chores, clock)
         self._refunds = Refunds(store, chain, self._mirror, self._chores)
+        self._channels = channels
+        self._exact: ExactGate | None = None
+        if exact:
+            paid = ExactTerms(terms.asset, terms.pay_to, terms.timeout_seconds)
+            self._exact = ExactGate(paid, exact, store, chain, self._chores, clock)
         self._running: dict[str, bytes] = {}
         self._renewer: asyncio.Task[None] | None = None
         self._depositing: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
@@ -104,14 +109,24 @@ class Gate:
         await self.chain.close()
         await self.store.close()
 
-    def _quote(self, price: int) -> Quote:
-        return Quote.of(price, (self.terms.offer(price),))
+    def _quote(self, price: int, metered: bool = False) -> Quote:
+        """Every way to pay a price. A transfer pays exactly, so it cannot pay for what is metered.
+
+        Raises ConfigurationError when there is none.
+        """
+        offers: list[Offer] = [self.terms.offer(price)] if self._channels else []
+        if self._exact and not metered:
+            offers += self._exact.offers(price)
+        if not offers:
+            show = self.terms.asset.show(price)
+            raise ConfigurationError(f"no scheme is offered for {show}: see schemes, exact_minimum")
+        return Quote.of(price, tuple(offers))
 
     # -- Admitting -------------------------------------------------------------------------------
 
     async def admit(
         self, header: str, quote: Quote, resource: bytes
-    ) -> Admission | Refunded | Repeated:
+    ) -> Admitted | Refunded | Repeated:
         """Lets a paid request in, makes the refund that is asked for, or answers once more.
 
         `resource` is what is asked for; a payment's id is good for it alone. Raises Refused or
@@ -120,6 +135,8 @@ class Gate:
         payload = decode_payment(header)
         extension = payload.extensions.get(once.EXTENSION) if payload.extensions else None
         ticket = once.ticket_of(extension, header.encode(), resource)
+        if self._exact and is_exact(payload):
+            return await self._exact.admit(payload, quote, ticket, resource)
         try:
             payment = await self._checked(payload, quote, ticket)
             if isinstance(payment, VoucherPayment):
@@ -140,6 +157,8 @@ class Gate:
         """
         try:
             offer = quote.offer_for(bytes(payload.accepted))
+            if not isinstance(offer, BatchOffer):
+                raise Refused(Reason.OFFER_MISMATCH)
             return offer.check(payload.payload, int(self._clock()))
         except Refused:
             if ticket:
@@ -256,11 +275,14 @@ class Gate:
 
     # -- Ending ----------------------------------------------------------------------------------
 
-    async def charge(self, admission: Admission, amount: int, answer: Answer | None = None) -> str:
+    async def charge(self, admission: Admitted, amount: int, answer: Answer | None = None) -> str:
         """Charges a served request and returns its receipt. Raises HoldLost or Unavailable.
 
-        `answer` is kept for a client that loses it, when its payment has an id.
+        `answer` is kept for a client that loses it, when its payment has an id. A transfer may
+        fail even now: Refused.
         """
+        if isinstance(admission, ExactAdmission):
+            return await self._transfers.charge(admission, amount, answer)
         channel_id, ticket = admission.payment.channel_id, admission.ticket
         kept = once.encode_answer(answer) if answer and ticket else b""
         try:
@@ -269,13 +291,16 @@ class Gate:
             self._running.pop(admission.request, None)
         return receipts.paid(admission, standing.chain, amount, standing.charged)
 
-    def ceiling_receipt(self, admission: Admission) -> str:
+    def ceiling_receipt(self, admission: Admitted) -> str:
         """The receipt at the head of a metered answer: the most that it can cost."""
+        assert isinstance(admission, Admission), "what is metered is not paid by transfers"
         price, standing = admission.price, admission.standing
         return receipts.paid(admission, standing.chain, price, standing.charged + price)
 
-    async def release(self, admission: Admission) -> str | None:
-        """Lets a request go uncharged; a receipt only where a deposit was made for it."""
+    async def release(self, admission: Admitted) -> str | None:
+        """Lets a request go uncharged; a receipt only where money was moved for it."""
+        if isinstance(admission, ExactAdmission):
+            return await self._transfers.release(admission)
         self._running.pop(admission.request, None)
         channel_id, standing = admission.payment.channel_id, admission.standing
         await self.store.release(channel_id, admission.request, admission.ticket)
@@ -289,11 +314,18 @@ class Gate:
 
     # -- In the background -----------------------------------------------------------------------
 
-    def abandon(self, admission: Admission) -> None:
+    @property
+    def _transfers(self) -> ExactGate:
+        assert self._exact is not None, "somebody else let this request in"
+        return self._exact
+
+    def abandon(self, admission: Admitted) -> None:
         """Lets a request go of which nobody knows whether it was charged; its answer is withheld.
 
         If it was charged after all, this changes nothing.
         """
+        if isinstance(admission, ExactAdmission):
+            return  # its charge has seen to that
         channel_id = admission.payment.channel_id
         self._chores.behind(self._clear(channel_id, admission.request, admission.ticket))
 
@@ -308,8 +340,9 @@ class Gate:
                 return await self.store.release(channel_id, request, ticket)
         log.warning("a hold is left to expire: the store does not answer")
 
-    def collect(self, admission: Admission, amount: int) -> None:
+    def collect(self, admission: Admitted, amount: int) -> None:
         """Charges, in the background, for an answer that is out already while the store is not."""
+        assert isinstance(admission, Admission), "transfers are settled before the answer leaves"
         self._chores.behind(self._collect(admission, amount))
 
     async def _collect(self, admission: Admission, amount: int) -> None:
@@ -333,7 +366,9 @@ class Gate:
             try:
                 if held:
                     await self.store.renew(held)
+                if self._exact:
+                    await self._exact.renew()
             except Unavailable as error:
-                log.warning("holds of %d running requests not renewed: %s", len(held), error)
+                log.warning("holds of running requests not renewed: %s", error)
             except Exception:  # a renewer that dies would drop everybody's holds
-                log.exception("holds of %d running requests not renewed", len(held))
+                log.exception("holds of running requests not renewed")

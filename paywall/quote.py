@@ -10,6 +10,7 @@ from paywall.protocol import once
 from paywall.protocol.channel import RefusedByChannel
 from paywall.protocol.errors import Reason, Refused
 from paywall.protocol.schemes.batch import BatchOffer
+from paywall.protocol.schemes.exact import ExactOffer
 from paywall.protocol.x402 import (
     VERSION,
     Malformed,
@@ -20,6 +21,8 @@ from paywall.protocol.x402 import (
     encode_header,
     encode_json,
 )
+
+Offer = BatchOffer | ExactOffer
 
 _MAX_KEPT_BYTES: Final = 2048
 """An `accepted` that is longer than any honest one is read each time: memory is ours."""
@@ -32,24 +35,24 @@ class Quote:
     """What one price of the provider looks like on the wire, and how a payment is matched to it."""
 
     price: int
-    offers: tuple[BatchOffer, ...]
+    offers: tuple[Offer, ...]
     accepts: list[Raw] = field(repr=False)
 
     @classmethod
-    def of(cls, price: int, offers: tuple[BatchOffer, ...]) -> "Quote":
+    def of(cls, price: int, offers: tuple[Offer, ...]) -> "Quote":
         return cls(price, offers, [_raw(offer.requirements) for offer in offers])
 
-    def offer_for(self, accepted: bytes) -> BatchOffer:
+    def offer_for(self, accepted: bytes) -> Offer:
         """The offer that a payment accepts. The same bytes come each time, so this is kept."""
         if len(accepted) > _MAX_KEPT_BYTES:
             return self._offer_for(accepted)
         return self._offer_kept(accepted)
 
     @lru_cache(maxsize=4096)  # noqa: B019 - quotes are few and live as long as their gate
-    def _offer_kept(self, accepted: bytes) -> BatchOffer:
+    def _offer_kept(self, accepted: bytes) -> Offer:
         return self._offer_for(accepted)
 
-    def _offer_for(self, accepted: bytes) -> BatchOffer:
+    def _offer_for(self, accepted: bytes) -> Offer:
         try:
             requirements = decode_requirements(accepted)
         except Malformed as error:
@@ -63,9 +66,7 @@ class Quote:
         """The PAYMENT-REQUIRED header; corrective when a channel's own state is the reason."""
         accepts = self.accepts
         if isinstance(refusal, RefusedByChannel):
-            accepts = [
-                _raw(offer.corrected(refusal.channel, refusal.zero_charge)) for offer in self.offers
-            ]
+            accepts = [_raw(_corrected(offer, refusal)) for offer in self.offers]
         return encode_header(
             PaymentRequired(
                 x402_version=VERSION,
@@ -75,6 +76,13 @@ class Quote:
                 extensions=_EXTENSIONS,
             )
         )
+
+
+def _corrected(offer: Offer, refusal: RefusedByChannel) -> PaymentRequirements:
+    """The offer with the payer's own channel in it, where the scheme has channels."""
+    if isinstance(offer, BatchOffer):
+        return offer.corrected(refusal.channel, refusal.zero_charge)
+    return offer.requirements
 
 
 def _raw(requirements: PaymentRequirements) -> Raw:

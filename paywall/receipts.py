@@ -13,8 +13,10 @@ from msgspec import UNSET, Raw
 
 from paywall.protocol.channel import ChainState, Channel, Standing
 from paywall.protocol.errors import Refused
+from paywall.protocol.money import Address
 from paywall.protocol.once import Answer, Ticket
 from paywall.protocol.schemes.batch import ReceiptExtra, VoucherPayment, channel_state
+from paywall.protocol.schemes.exact import ExactPayment
 from paywall.protocol.x402 import (
     SettlementResponse,
     encode_header,
@@ -22,6 +24,16 @@ from paywall.protocol.x402 import (
     show_address,
     show_bytes,
 )
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The answer to a payment that was charged before, with its receipt."""
+
+    answer: Answer
+    receipt: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +48,59 @@ class Admission:
     ticket: Ticket | None = None
     deposited: int = 0
     transaction: bytes = b""
+
+    @property
+    def payer(self) -> Address:
+        return self.payment.config.payer
+
+    @property
+    def channel(self) -> str | None:
+        return show_bytes(self.payment.channel_id)
+
+    def fits(self, amount: int) -> int:
+        """What can be charged where this much is to be: a channel is charged to the unit."""
+        return amount
+
+    def answer(self, status: int, headers: Headers, body: bytes, amount: int) -> Answer | None:
+        """The answer as it leaves, for a client that loses it; None where it has no name."""
+        if self.ticket is None:
+            return None
+        total = self.payment.voucher.amount - self.price + amount
+        return Answer(status, headers, body, amount, total, self.deposited, self.transaction)
+
+
+@dataclass(slots=True, eq=False)
+class ExactAdmission:
+    """A request that may be served for one transfer; `transaction` is there once it is mined.
+
+    `key` is the name under which the payment is remembered.
+    """
+
+    request: str
+    price: int
+    payment: ExactPayment
+    network: str
+    key: bytes
+    transaction: bytes = b""
+
+    @property
+    def payer(self) -> Address:
+        return self.payment.payer
+
+    @property
+    def channel(self) -> str | None:
+        return None
+
+    def fits(self, amount: int) -> int:
+        """A transfer is the whole price or nothing; one that was made stays made."""
+        return self.price if amount or self.transaction else 0
+
+    def answer(self, status: int, headers: Headers, body: bytes, amount: int) -> Answer | None:
+        """The answer as it leaves: every authorization is a name of its own."""
+        return Answer(status, headers, body, amount, 0, 0, b"")
+
+
+Admitted = Admission | ExactAdmission
 
 
 def paid(admission: Admission, chain: ChainState, amount: int, total: int) -> str:
@@ -88,6 +153,20 @@ def refunded(channel: Channel, transaction: bytes, amount: int) -> str:
             network=channel.network,
             amount=str(amount),
             extra=Raw(encode_json(ReceiptExtra(state))),
+        )
+    )
+
+
+def transferred(admission: ExactAdmission) -> str:
+    """The transfer was made; without a transaction, the request turned out to cost nothing."""
+    transaction = admission.transaction
+    return encode_header(
+        SettlementResponse(
+            success=True,
+            payer=show_address(admission.payer),
+            transaction=show_bytes(transaction) if transaction else "",
+            network=admission.network,
+            amount=UNSET if transaction else "0",
         )
     )
 

@@ -6,7 +6,6 @@ client shows it quotes and receipts. Private keys leave it in no way: not by rep
 Sources: batch-settlement EVM specification, "Client: Payment Construction"; EIP-3009.
 """
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -18,14 +17,14 @@ from coincurve import PrivateKey
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from paywall.books import Books, Promise
-from paywall.policy import DOLLAR_DECIMALS, Intent, Policy
+from paywall.books import AnyPromise, Books
+from paywall.policy import DOLLAR_DECIMALS, AnyIntent, Intent, Policy
 from paywall.protocol import eip712, once
 from paywall.protocol.channel import Voucher
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import DEFAULT_TIMEOUT_SECONDS
 from paywall.protocol.money import USDC, Asset
-from paywall.protocol.schemes import batch
+from paywall.protocol.schemes import batch, exact
 from paywall.protocol.x402 import (
     VERSION,
     PaymentPayload,
@@ -33,6 +32,7 @@ from paywall.protocol.x402 import (
     encode_header,
     show_address,
 )
+from paywall.transfers import ExactPromise
 from paywall.walletfile import Account, PendingDeposit, WalletFile
 
 
@@ -42,7 +42,9 @@ class Wallet:
     `key` is a private key (hex or bytes); without one it is read from the environment variable
     PAYWALL_KEY. `per_request` and `total` are ceilings in dollars: no single request costs more,
     and no more than `total` ever leaves the wallet, deposits that are still locked up included.
-    `deposit` is what a new channel is filled with. `state` is the wallet's file.
+    `deposit` is what a new channel is filled with. Where a provider takes single transfers at the
+    same price, a channel is opened all the same, unless `expect_more` is False: then only channels
+    that are there already are used. `state` is the wallet's file.
 
     Raises ConfigurationError when the key, an amount or the file cannot be used.
     """
@@ -55,6 +57,7 @@ class Wallet:
         total: str = "$5",
         deposit: str = "$0.50",
         max_withdraw_delay_seconds: int = 7 * 86_400,
+        expect_more: bool = True,
         assets: Iterable[Asset] = (),
         state: str | Path | None = None,
         clock: Callable[[], float] = time.time,
@@ -68,6 +71,7 @@ class Wallet:
             deposit=_dollars(deposit),
             max_withdraw_delay_seconds=max_withdraw_delay_seconds,
             assets=_checked(assets),
+            expect_more=expect_more,
         )
         self.clock = clock
         self.file = WalletFile(state or default_state(self.address))
@@ -87,23 +91,37 @@ class Wallet:
         return self.books.spent()
 
     def choose(self, origin: str, quote: PaymentRequired) -> Intent:
-        """The cheapest offer that policy allows. Raises NoAcceptableOffer or OverBudget."""
+        """The cheapest channel that policy allows. Raises NoAcceptableOffer or OverBudget."""
         return self.policy.choose(self._payer, origin, quote)
 
-    def sign(self, promise: Promise) -> str:
+    def rank(self, origin: str, quote: PaymentRequired) -> list[AnyIntent]:
+        """The offers that policy allows, the best first. Raises NoAcceptableOffer or OverBudget."""
+        return self.policy.rank(self._payer, origin, quote, self._is_open)
+
+    def _is_open(self, intent: Intent) -> bool:
+        account = self.file.account(intent.channel_id)
+        return account is not None and account.balance > account.spent
+
+    def sign(self, promise: AnyPromise) -> str:
         """The PAYMENT-SIGNATURE header of a payment that is written down."""
-        intent, config = _with_id(promise), Raw(promise.config)
+        if isinstance(promise, ExactPromise):
+            transfer = exact.sign(self._key, promise.intent.asset, promise.authorization)
+            return _header(promise.intent, exact.payload(transfer), _with_id(promise))
+        intent, config = promise.intent, Raw(promise.config)
+        extensions = _with_id(promise)
         voucher = self._voucher(intent, promise.amount)
         if promise.deposit is None:
-            return _header(intent, batch.voucher_payload(config, intent.channel_id, voucher))
+            payload = batch.voucher_payload(config, intent.channel_id, voucher)
+            return _header(intent, payload, extensions)
         pending = promise.deposit
         deposit = _deposit_of(intent, pending)
-        return _header(intent, batch.deposit_payload(config, voucher, deposit))
+        return _header(intent, batch.deposit_payload(config, voucher, deposit), extensions)
 
     def sign_refund(self, intent: Intent, account: Account, amount: int | None) -> str:
         """The header that asks for `amount` back (None: all that is left)."""
         voucher, config = self._voucher(intent, account.charged), Raw(account.config)
-        return _header(intent, batch.refund_payload(config, intent.channel_id, voucher, amount))
+        payload = batch.refund_payload(config, intent.channel_id, voucher, amount)
+        return _header(intent, payload, intent.extensions)
 
     def _voucher(self, intent: Intent, amount: int) -> Voucher:
         domain = eip712.settlement_domain(intent.asset.chain_id)
@@ -141,22 +159,21 @@ def default_state(address: str) -> Path:
     return Path(home) / "paywall" / f"wallet-{address.lower()}.db"
 
 
-def _with_id(promise: Promise) -> Intent:
-    """The offer with its extensions as they are echoed: the payment's id where one is honoured."""
-    intent = promise.intent
-    if not intent.extensions or once.EXTENSION not in intent.extensions:
-        return intent
-    named = {once.EXTENSION: once.with_id(promise.payment_id)}
-    return dataclasses.replace(intent, extensions={**intent.extensions, **named})
+def _with_id(promise: AnyPromise) -> dict[str, Raw] | None:
+    """The extensions as they are echoed: with the payment's id where ids are honoured."""
+    extensions = promise.intent.extensions
+    if not extensions or once.EXTENSION not in extensions:
+        return extensions
+    return {**extensions, once.EXTENSION: once.with_id(promise.payment_id)}
 
 
-def _header(intent: Intent, payload: Raw) -> str:
+def _header(intent: AnyIntent, payload: Raw, extensions: dict[str, Raw] | None) -> str:
     return encode_header(
         PaymentPayload(
             x402_version=VERSION,
             accepted=intent.accepted,
             payload=payload,
-            extensions=intent.extensions or UNSET,
+            extensions=extensions or UNSET,
         )
     )
 

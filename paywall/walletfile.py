@@ -23,8 +23,10 @@ from typing import Any, Final
 
 import msgspec
 
+from paywall import transferfile
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import STORE_BUSY_SECONDS
+from paywall.transferfile import SignedTransfer
 
 FORGOTTEN_SECONDS: Final = 600
 """A payment in flight for longer than this belongs to a process that has died."""
@@ -32,7 +34,7 @@ FORGOTTEN_SECONDS: Final = 600
 MAX_QUOTES: Final = 2048
 """How many quotes are remembered: a provider that names ever new prices cannot fill a disk."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE channel (
     id BLOB PRIMARY KEY, origin TEXT NOT NULL, network TEXT NOT NULL, asset BLOB NOT NULL,
@@ -165,9 +167,10 @@ class WalletFile:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > _VERSION:
                 raise ConfigurationError(f"the wallet file {self._path} is of a newer paywall")
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
+            schemas = (_SCHEMA, transferfile.SCHEMA)[version:]  # what each version has added
+            for statement in ";".join(schemas).split(";"):
+                self._db.execute(statement)
+            if schemas:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _write_ahead(self) -> None:
@@ -244,12 +247,7 @@ class WalletFile:
         spent = account.spent - (before.spent if before else 0)
         outlay = account.outlay - (before.outlay if before else 0)
         if spent or outlay:
-            totals = self.totals()
-            self._totals = Totals(totals.spent + spent, totals.outlay + outlay)
-            self._db.execute(
-                "UPDATE total SET spent = ?, outlay = ?",
-                (str(self._totals.spent), str(self._totals.outlay)),
-            )
+            self._add_up(spent, outlay)
         self._accounts[account.channel_id] = account
         deposit = msgspec.json.encode(account.deposit) if account.deposit else None
         self._db.execute(
@@ -272,6 +270,44 @@ class WalletFile:
                 account.stopped,
             ),
         )
+
+    def _add_up(self, spent: int, outlay: int) -> None:
+        totals = self.totals()
+        self._totals = Totals(totals.spent + spent, totals.outlay + outlay)
+        self._db.execute(
+            "UPDATE total SET spent = ?, outlay = ?",
+            (str(self._totals.spent), str(self._totals.outlay)),
+        )
+
+    # -- Transfers -------------------------------------------------------------------------------
+
+    def count_transfer(self, amount: int) -> None:
+        """Adds a single transfer to both totals, or takes it off again (negative)."""
+        self._add_up(amount, amount)
+
+    def put_transfer(self, row: SignedTransfer) -> None:
+        transferfile.put(self._db, row)
+
+    def take_transfer(self, payment_id: str) -> SignedTransfer | None:
+        """Removes a transfer and returns it; None when it has ended already."""
+        return transferfile.take(self._db, payment_id)
+
+    def take_expired_transfers(self, time: int) -> list[SignedTransfer]:
+        """Removes and returns those that nobody can make any more at `time`."""
+        return transferfile.take_expired(self._db, time)
+
+    def transfers(self) -> list[SignedTransfer]:
+        """What was signed and may still be taken."""
+        with self._lock:
+            return transferfile.all_of(self._db)
+
+    def stop(self, origin: str, why: str) -> None:
+        transferfile.stop(self._db, origin, why)
+
+    def stopped(self, origin: str) -> str | None:
+        """Why an origin is not paid any more."""
+        with self._lock:
+            return transferfile.stopped(self._db, origin)
 
     # -- Payments --------------------------------------------------------------------------------
 

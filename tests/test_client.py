@@ -420,7 +420,7 @@ async def test_case_48_a_streamed_async_upload_too(wallet):
     ("told", "error"),
     [
         (required(offer(10_001)), OverBudget),
-        (required(offer(scheme="exact")), NoAcceptableOffer),
+        (required(offer(scheme="upto")), NoAcceptableOffer),
     ],
 )
 async def test_a_connection_is_let_go_when_the_agent_refuses(wallet, told, error):

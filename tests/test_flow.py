@@ -555,7 +555,7 @@ def test_a_quote_without_an_offer_for_us_is_refused(wallet):
     talk = Talk(wallet)
     talk.start()
     with pytest.raises(NoAcceptableOffer):
-        talk.flow.send(required(offer(scheme="exact")))
+        talk.flow.send(required(offer(scheme="upto")))
 
 
 @pytest.mark.parametrize("header", [*BROKEN, "A" * 10**6])

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from paywall.protocol.channel import ChainState, Channel, ChannelConfig
 from paywall.protocol.claims import Batch
+from paywall.protocol.eip712 import Authorization
 from paywall.protocol.money import Address
 from paywall.protocol.schemes.batch import Deposit
 
@@ -57,6 +58,24 @@ class Chain(Protocol):
 
     async def refund(self, channel: Channel, amount: int) -> Mined:
         """Claims what the channel owes and returns `amount` to the payer, in one transaction."""
+
+    async def authorization(self, authorization: Authorization, token: Address) -> tuple[bool, int]:
+        """Whether the token knows it as used or cancelled, and the payer's balance."""
+
+    async def transfer_with_authorization(
+        self, authorization: Authorization, signature: bytes, token: Address
+    ) -> Mined | None:
+        """Makes a payer's `exact` transfer and waits for it; None when it was used up before.
+
+        Never sends a second transaction for the same. Raises Refused when the token will not take
+        it or shows no such transfer, and TransactionPending when it may still be mined.
+        """
+
+    async def transferred(self, authorization: Authorization, token: Address) -> Mined | None:
+        """The transaction that made a transfer, whoever sent it; None while it may still be mined.
+
+        Sends nothing. Raises Refused when it never will be: expired, or used for something else.
+        """
 
     async def token_balance(self, token: Address, holder: Address) -> int: ...
 

@@ -38,6 +38,13 @@ class Fees:
             return {"gasPrice": self.max_wei}
         return {"type": 2, "maxFeePerGas": self.max_wei, "maxPriorityFeePerGas": self.tip_wei}
 
+    def instead_of(self, other: "Fees") -> "Fees":
+        """These, or an eighth above the other's: nodes replace for a tenth more, not less."""
+        tip = None
+        if self.tip_wei is not None and other.tip_wei is not None:
+            tip = max(self.tip_wei, _eighth_above(other.tip_wei))
+        return Fees(max(self.max_wei, _eighth_above(other.max_wei)), tip)
+
 
 @dataclass(frozen=True, slots=True)
 class Signed:
@@ -46,7 +53,47 @@ class Signed:
     transaction: bytes
     raw: bytes
     transaction_nonce: int
-    ceiling_wei: int
+    gas: int
+    fees: Fees
+
+    @property
+    def ceiling_wei(self) -> int:
+        return self.gas * self.fees.max_wei
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What was signed by a wallet to do one call: one transaction, then what replaced it.
+
+    Any of them may be mined, and whichever is has done the call.
+    """
+
+    call: Call
+    wallet: Address
+    versions: tuple[Signed, ...]
+
+    @property
+    def latest(self) -> Signed:
+        return self.versions[-1]
+
+    def also(self, signed: Signed) -> "Sent":
+        return Sent(self.call, self.wallet, (*self.versions, signed))
+
+
+_encode_sent = msgspec.msgpack.Encoder().encode
+_decode_sent = msgspec.msgpack.Decoder(Sent).decode
+
+
+def encode_sent(sent: Sent) -> bytes:
+    return _encode_sent(sent)
+
+
+def decode_sent(data: bytes) -> Sent:
+    return _decode_sent(data)
+
+
+def _eighth_above(wei: int) -> int:
+    return -(-wei * 9 // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +143,7 @@ class GasWallet:
             }
         )
         return Signed(
-            bytes(signed.hash), bytes(signed.raw_transaction), transaction_nonce, gas * fees.max_wei
+            bytes(signed.hash), bytes(signed.raw_transaction), transaction_nonce, gas, fees
         )
 
 

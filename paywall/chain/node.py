@@ -12,21 +12,34 @@ read from its event. Whether a channel is good for a payment is for others to de
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Never
 from weakref import WeakValueDictionary
 
 from paywall.chain import Mined, contract
+from paywall.chain.authority import Authority, settle
+from paywall.chain.blocks import Blocks
 from paywall.chain.events import Deposited, Refunded, decode_log
-from paywall.chain.gas import Call, GasWallet, Receipt, parse_key
+from paywall.chain.exact import Transfers
+from paywall.chain.gas import (
+    Call,
+    GasWallet,
+    Receipt,
+    Sent,
+    decode_sent,
+    encode_sent,
+    parse_key,
+)
+from paywall.chain.own import Head, InFlight, OwnChain, Seen, Written
+from paywall.chain.proofs import Proofs
 from paywall.chain.reads import Reads
+from paywall.chain.relay import Relay
 from paywall.chain.rpc import Rpc, quantity
-from paywall.chain.transactions import Sender
-from paywall.protocol import eip712
+from paywall.chain.transactions import STUCK_SECONDS, Sender
 from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.claims import Batch
-from paywall.protocol.eip712 import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS
+from paywall.protocol.eip712 import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS, Authorization
 from paywall.protocol.errors import (
     ChainUnavailable,
     ConfigurationError,
@@ -35,7 +48,7 @@ from paywall.protocol.errors import (
     Reverted,
 )
 from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS
-from paywall.protocol.money import Address, chain_id_of
+from paywall.protocol.money import Address
 from paywall.protocol.schemes.batch import Deposit
 from paywall.protocol.x402 import show_address
 
@@ -43,11 +56,11 @@ RPC_SECONDS: Final = 10.0
 """How long one question may take."""
 
 
-class Node:
+class Node(OwnChain):
     """A `Chain` over JSON-RPC. `rpc` and the keys are secrets; no text of a Node shows them.
 
     `confirmations` of 1 is satisfied by the block that mined a transaction. `max_fee_wei` is the
-    most that one transaction may cost.
+    most that one transaction may cost; one that is not mined for `stuck_seconds` is replaced.
     """
 
     def __init__(
@@ -60,15 +73,17 @@ class Node:
         confirmations: int = 1,
         timeout_seconds: float = CHAIN_TIMEOUT_SECONDS,
         max_fee_wei: int | None = None,
+        stuck_seconds: float = STUCK_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if confirmations < 1 or timeout_seconds <= 0:
             raise ConfigurationError("confirmations and timeout_seconds must be above zero")
         self.network = network
-        self._domain = eip712.settlement_domain(chain_id_of(network))
         gas_key = parse_key(key, "gas")
-        self._authorizer = parse_key(authorizer_key, "authorizer") if authorizer_key else gas_key
+        signing_key = parse_key(authorizer_key, "authorizer") if authorizer_key else gas_key
+        self._authority = Authority(signing_key, network)
         self._rpc = Rpc(rpc, min(RPC_SECONDS, timeout_seconds))
+        self._blocks = Blocks(self._rpc)
         self._reads = Reads(self._rpc, network, confirmations, clock)
         self._sender = Sender(
             self._rpc,
@@ -77,9 +92,13 @@ class Node:
             confirmations=confirmations,
             timeout_seconds=timeout_seconds,
             max_fee_wei=max_fee_wei,
+            stuck_seconds=stuck_seconds,
         )
         self._timeout_seconds = timeout_seconds
         self._depositing: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self.relay = Relay(self._rpc, self._reads, self._sender)
+        self._transfers = Transfers(self.relay, self._alone)
+        self._proofs = Proofs(self._rpc, self.relay, confirmations)
 
     def __repr__(self) -> str:
         return f"Node({self.network} at {self._rpc}, gas wallet {show_address(self.gas_wallet)})"
@@ -101,7 +120,7 @@ class Node:
     @property
     def receiver_authorizer(self) -> Address:
         """Whose signature claims and refunds carry."""
-        return eip712.address_of(self._authorizer)
+        return self._authority.address
 
     @property
     def gas_wallet(self) -> Address:
@@ -131,38 +150,81 @@ class Node:
         self._require(Deposited, deposit.channel_id, deposit.amount, receipt)
         return _mined(receipt)
 
-    async def claim(self, batch: Batch) -> Mined:
+    async def rehearse(self, batch: Batch) -> int:
+        return await self._sender.pricing.gas_of(self._claim_of(batch))
+
+    async def claim(self, batch: Batch, written: Written | None = None) -> Mined:
         """Raises the contract's record to what each channel has charged. Raises Reverted."""
+        return _mined(await self._transact(self._claim_of(batch), written))
+
+    def _claim_of(self, batch: Batch) -> Call:
         if batch.network != self.network or batch.receiver_authorizer != self.receiver_authorizer:
             raise ConfigurationError(
                 f"claims of {show_address(batch.receiver_authorizer)} on {batch.network}"
                 " need another authorizer key or another network"
             )
-        return _mined(await self._transact(self._signed_claim(batch.channels)))
+        return self._authority.claim(batch.channels)
 
-    async def settle(self, receiver: Address, token: Address) -> Mined | None:
+    async def settle(
+        self, receiver: Address, token: Address, written: Written | None = None
+    ) -> Mined | None:
         """Moves all that was claimed to the receiver; None when there is nothing to move."""
-        call = Call(SETTLEMENT_ADDRESS, contract.encode_settle(receiver, token))
+        call = settle(receiver, token)
         await self._sender.catch_up(call)
-        if await self._reads.to_settle(receiver, token) <= 0:
+        if await self.to_settle(receiver, token) <= 0:
             return None
-        return _mined(await self._transact(call.data))
+        return _mined(await self._transact(call, written))
+
+    async def resume(self, in_flight: InFlight, written: Written | None = None) -> Mined | None:
+        sent = decode_sent(in_flight.data)
+        receipt = await self._sender.resume(sent, _told(written))
+        if receipt:
+            self._reads.seen(receipt.block)
+        return _mined(receipt) if receipt else None
+
+    async def to_settle(self, receiver: Address, token: Address) -> int:
+        return await self._reads.to_settle(receiver, token)
 
     async def refund(self, channel: Channel, amount: int) -> Mined:
         """Claims what the channel owes and returns `amount`, both or neither. Raises Reverted."""
-        refund_nonce = channel.chain.refund_nonce
-        digest = eip712.refund_digest(self._domain, channel.channel_id, refund_nonce, amount)
-        call = contract.encode_refund_with_signature(
-            channel.config, amount, refund_nonce, eip712.sign(self._authorizer, digest)
-        )
-        if channel.unclaimed > 0:
-            call = contract.encode_multicall([self._signed_claim([channel]), call])
-        receipt = await self._transact(call)
+        receipt = await self._transact(self._authority.refund(channel, amount))
         self._require(Refunded, channel.channel_id, amount, receipt)
         return _mined(receipt)
 
+    async def transfer_with_authorization(
+        self, authorization: Authorization, signature: bytes, token: Address
+    ) -> Mined | None:
+        """Makes a payer's `exact` transfer; None when its authorization was used up before.
+
+        Raises Refused, also when the token shows no such transfer.
+        """
+        return await self._transfers.make(token, authorization, signature)
+
+    async def authorization(self, authorization: Authorization, token: Address) -> tuple[bool, int]:
+        """Whether the token knows it as used or cancelled, and the payer's balance."""
+        return await self.relay.authorization(token, authorization)
+
+    async def transferred(self, authorization: Authorization, token: Address) -> Mined | None:
+        """What became of an `exact` transfer that was sent; None while it may still be mined.
+
+        Raises Refused when it never will be.
+        """
+        return await self._proofs.transferred(authorization, token)
+
     async def token_balance(self, token: Address, holder: Address) -> int:
         return await self._reads.token_balance(token, holder)
+
+    async def rehearse_settlement(self, receiver: Address, token: Address) -> int:
+        return await self._sender.pricing.gas_of(settle(receiver, token))
+
+    async def gas_price_wei(self) -> int:
+        return await self._sender.pricing.price_wei()
+
+    async def head(self) -> Head:
+        return await self._blocks.head()
+
+    async def log(self, first: int, last: int) -> list[Seen]:
+        return await self._blocks.log(first, last)
 
     async def gas_balance_wei(self) -> int:
         """What the gas wallet has left."""
@@ -192,18 +254,8 @@ class Node:
         finally:
             lock.release()
 
-    def _signed_claim(self, channels: Sequence[Channel]) -> bytes:
-        """A claim of all that the channels have charged, under the authorizer's signature."""
-        rows = [_claim_row(channel) for channel in channels]
-        entries = [
-            (channel.channel_id, row.amount, row.claimed)
-            for channel, row in zip(channels, rows, strict=True)
-        ]
-        digest = eip712.claim_batch_digest(self._domain, entries)
-        return contract.encode_claim_with_signature(rows, eip712.sign(self._authorizer, digest))
-
-    async def _transact(self, data: bytes) -> Receipt:
-        receipt = await self._sender.transact(Call(SETTLEMENT_ADDRESS, data))
+    async def _transact(self, call: Call, written: Written | None = None) -> Receipt:
+        receipt = await self._sender.transact(call, _told(written))
         self._reads.seen(receipt.block)
         return receipt
 
@@ -222,17 +274,19 @@ class Node:
             )
 
 
-def _deposit_call(deposit: Deposit) -> bytes:
+def _told(written: Written | None) -> Callable[[Sent], Awaitable[None]] | None:
+    """A claimer's ears for a sender's words."""
+    if written is None:
+        return None
+    return lambda sent: written(InFlight(sent.latest.transaction, encode_sent(sent)))
+
+
+def _deposit_call(deposit: Deposit) -> Call:
     data = contract.erc3009_collector_data(
         deposit.valid_after, deposit.valid_before, deposit.salt, deposit.signature
     )
-    return contract.encode_deposit(deposit.config, deposit.amount, COLLECTOR_ADDRESS, data)
-
-
-def _claim_row(channel: Channel) -> contract.ClaimRow:
-    voucher = channel.voucher
-    assert voucher is not None, "a claim needs the payer's signature"
-    return contract.ClaimRow(channel.config, voucher.amount, voucher.signature, channel.charged)
+    call = contract.encode_deposit(deposit.config, deposit.amount, COLLECTOR_ADDRESS, data)
+    return Call(SETTLEMENT_ADDRESS, call)
 
 
 def _moved(receipt: Receipt) -> set[tuple[type, bytes, int]]:

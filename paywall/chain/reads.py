@@ -14,7 +14,12 @@ from paywall.chain import contract
 from paywall.chain.contract import MULTICALL3_ADDRESS
 from paywall.chain.rpc import Rpc, quantity
 from paywall.protocol.channel import ChainState
-from paywall.protocol.eip712 import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS, keccak
+from paywall.protocol.eip712 import (
+    COLLECTOR_ADDRESS,
+    SETTLEMENT_ADDRESS,
+    Authorization,
+    keccak,
+)
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError
 from paywall.protocol.money import Address, chain_id_of
 from paywall.protocol.schemes.batch import Deposit
@@ -76,8 +81,13 @@ class Reads:
 
     async def authorization(self, deposit: Deposit) -> tuple[bool, int]:
         """Whether the token knows the deposit's authorization as used, and the payer's balance."""
-        payer, token = deposit.config.payer, deposit.config.token
-        authorization_nonce = deposit.authorization().authorization_nonce
+        return await self.authorization_of(deposit.config.token, deposit.authorization())
+
+    async def authorization_of(
+        self, token: Address, authorization: Authorization
+    ) -> tuple[bool, int]:
+        """Whether the token knows an authorization as used, and the payer's balance."""
+        payer, authorization_nonce = authorization.payer, authorization.authorization_nonce
         questions = (
             (token, contract.encode_authorization_state(payer, authorization_nonce)),
             (token, contract.encode_balance_of(payer)),

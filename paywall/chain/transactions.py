@@ -1,23 +1,31 @@
-"""Transactions of one gas wallet: priced, numbered, sent once, and waited for.
+"""Transactions of one gas wallet: priced, numbered, written down, sent once, and waited for.
 
 All transactions of a wallet stand in one line, for the chain takes them by number. Numbers are
 given and transactions sent one at a time; receipts are awaited side by side. When a number turns
 out wrong (another process uses the wallet, the pool forgot one), the line is read from the chain
 again.
 
-A transaction is signed once. While its fate is unknown it is remembered by what it does, and
-asking for the same again sends the same bytes again: it never becomes two transactions. So the
-outcomes are: mined; `Reverted`, when repeating is useless; `TransactionPending`, when it may be on
-its way; and other `ChainUnavailable`, when nothing was sent.
+A call is signed once. While its fate is unknown it is remembered by what it does, and asking for
+the same again sends the same bytes again: it never becomes two transactions. One that is stuck is
+replaced: the same call under the same number at a higher fee, so that at most one of them is mined.
+When a number before it is missing (a *gap*: the pool forgot a transaction), what had that number is
+sent again, and if nobody knows it the call itself takes the number; every call of ours that is
+mined twice does nothing the second time. A caller that keeps books (`written`) is told of each
+signature before it leaves, and may forbid it by raising.
+
+So the outcomes are: mined; `Reverted`, when repeating is useless; `TransactionPending`, when it may
+be on its way; and other `ChainUnavailable`, when nothing was sent.
 """
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from paywall.chain.gas import Call, Fees, GasWallet, Receipt, Signed, base_fee_of, receipt_of
+from paywall.chain.gas import Call, Fees, GasWallet, Receipt, Sent, Signed, receipt_of
+from paywall.chain.pricing import Pricing
 from paywall.chain.rpc import Rpc, RpcRefused, octets, presence, quantity
 from paywall.protocol.errors import (
     ChainUnavailable,
@@ -28,11 +36,14 @@ from paywall.protocol.errors import (
 from paywall.protocol.money import chain_id_of
 from paywall.protocol.x402 import show_address, show_bytes
 
-MAX_GAS: Final = 60_000_000
+log = logging.getLogger("paywall.chain")
+
 MAX_UNRESOLVED: Final = 1024
-MAX_FEE_PER_GAS_WEI: Final = 10**15
+MAX_VERSIONS: Final = 16
 FIRST_POLL_SECONDS: Final = 0.05
 LAST_POLL_SECONDS: Final = 1.0
+STUCK_SECONDS: Final = 15.0
+"""A transaction that was not mined for so long is looked after."""
 NUMBERINGS: Final = 3
 SENDINGS: Final = 2
 
@@ -40,10 +51,8 @@ _ALREADY_KNOWN = re.compile(
     r"already ?known|known transaction|already imported|already exists", re.IGNORECASE
 )
 _WRONG_NUMBER = re.compile(r"nonce|replac", re.IGNORECASE)
-_EMPTY_WALLET = re.compile(
-    r"insufficient (?:funds|balance)|enough (?:funds|balance)|gas required exceeds allowance",
-    re.IGNORECASE,
-)
+
+Written = Callable[[Sent], Awaitable[None]]
 
 
 class Sender:
@@ -58,6 +67,7 @@ class Sender:
         confirmations: int,
         timeout_seconds: float,
         max_fee_wei: int | None,
+        stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self.wallet = wallet
         self._rpc = rpc
@@ -65,24 +75,33 @@ class Sender:
         self._chain_id = chain_id_of(network)
         self._confirmations = confirmations
         self._timeout_seconds = timeout_seconds
-        self._max_fee_wei = max_fee_wei
+        self.pricing = Pricing(rpc, wallet.address, network, max_fee_wei)
+        self._stuck_seconds = stuck_seconds
         self._line = asyncio.Lock()
         self._next: int | None = None
-        self._unresolved: dict[Call, Signed] = {}
+        self._unresolved: dict[Call, Sent] = {}
 
-    async def transact(self, call: Call) -> Receipt:
+    async def transact(self, call: Call, written: Written | None = None) -> Receipt:
         """Simulates, sends and waits. Raises Reverted, OutOfGas, TransactionPending, or other
         ChainUnavailable.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
-        signed = self._unresolved.get(call)
-        if signed is None or not await self._alive(signed):
-            signed = await self._send(call, deadline, instead_of=signed)
-        receipt = await self._mined(signed, deadline)
-        self._unresolved.pop(call, None)
-        if not receipt.succeeded:
-            raise Reverted("the transaction was mined and reverted", signed.transaction)
-        return receipt
+        deadline = self._deadline()
+        sent = self._unresolved.get(call)
+        if sent is None or not await self._alive(sent):
+            sent = await self._send(call, deadline, sent, written)
+        return await self._outcome(sent, deadline, written)
+
+    async def resume(self, sent: Sent, written: Written | None = None) -> Receipt | None:
+        """Waits for what was sent before, perhaps by a process that has died.
+
+        None when it can never be mined. Raises as `transact` does.
+        """
+        deadline = self._deadline()
+        sent = self._unresolved.setdefault(sent.call, sent)
+        if not await self._alive(sent):
+            self._unresolved.pop(sent.call, None)
+            return None
+        return await self._outcome(sent, deadline, written)
 
     async def catch_up(self, call: Call) -> None:
         """Waits for a transaction that does the same and whose fate is unknown, if there is one.
@@ -93,26 +112,40 @@ class Sender:
             with suppress(Reverted):
                 await self.transact(call)
 
-    async def _alive(self, signed: Signed) -> bool:
+    # -- Sending ---------------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout_seconds
+
+    async def _alive(self, sent: Sent) -> bool:
         """Whether a transaction of unknown fate may still be mined; it is sent again if need be."""
+        for version in sent.versions:
+            if await self._known(version):
+                return True
         try:
-            return await self._known(signed) or await self._submit(signed)
+            return await self._submit(sent.latest)
         except (RpcRefused, Reverted):
             return False
 
-    async def _send(self, call: Call, deadline: float, instead_of: Signed | None) -> Signed:
-        gas = await self._gas(call)
-        fees = self._affordable(await self._fees(), gas)
+    async def _send(
+        self, call: Call, deadline: float, instead_of: Sent | None, written: Written | None
+    ) -> Sent:
+        gas = await self.pricing.gas_of(call) * 6 // 5
+        fees = self.pricing.affordable(await self.pricing.fees(), gas)
         async with self._turn(deadline):
             sent = self._unresolved.get(call)
             if sent is not None and sent is not instead_of:
                 return sent  # somebody else asked for the same meanwhile
             for _ in range(NUMBERINGS):
-                signed = self.wallet.sign(call, self._chain_id, await self._number(), gas, fees)
-                if await self._taken(call, signed):
+                signed = self._signed(call, await self._number(), gas, fees)
+                sent = Sent(call, self.wallet.address, (signed,))
+                if await self._taken(sent, None, written):
                     self._next = signed.transaction_nonce + 1
-                    return signed
+                    return sent
         raise ChainUnavailable(f"{self._rpc} takes no transaction number that it gives")
+
+    def _signed(self, call: Call, number: int, gas: int, fees: Fees) -> Signed:
+        return self.wallet.sign(call, self._chain_id, number, gas, fees)
 
     @asynccontextmanager
     async def _turn(self, deadline: float) -> AsyncIterator[None]:
@@ -130,24 +163,34 @@ class Sender:
     async def _number(self) -> int:
         """The next number. It counts as unknown until it was taken, whatever happens to us."""
         number, self._next = self._next, None
-        if number is not None:
-            return number
-        holder = show_address(self.wallet.address)
-        return await self._rpc.ask(quantity, "eth_getTransactionCount", holder, "pending")
+        return await self._count("pending") if number is None else number
 
-    async def _taken(self, call: Call, signed: Signed) -> bool:
+    async def _count(self, block: str) -> int:
+        """How many transactions of the wallet are mined, or wait without a gap ("pending")."""
+        holder = show_address(self.wallet.address)
+        return await self._rpc.ask(quantity, "eth_getTransactionCount", holder, block)
+
+    async def _taken(self, sent: Sent, before: Sent | None, written: Written | None) -> bool:
         """Submits, and remembers the transaction unless the node surely does not have it."""
+        if written is not None:
+            await written(sent)
         while len(self._unresolved) >= MAX_UNRESOLVED:
             self._unresolved.pop(next(iter(self._unresolved)))
-        self._unresolved[call] = signed
+        self._unresolved[sent.call] = sent
         try:
-            taken = await self._submit(signed)
+            taken = await self._submit(sent.latest)
         except (RpcRefused, OutOfGas, Reverted):
-            self._unresolved.pop(call, None)
+            self._restore(sent.call, before)
             raise
         if not taken:
-            self._unresolved.pop(call, None)
+            self._restore(sent.call, before)
         return taken
+
+    def _restore(self, call: Call, before: Sent | None) -> None:
+        if before is None:
+            self._unresolved.pop(call, None)
+        else:
+            self._unresolved[call] = before
 
     async def _submit(self, signed: Signed) -> bool:
         """Hands the transaction to the node; False when its number is wrong.
@@ -165,7 +208,7 @@ class Sender:
                     return False
                 if refusal.reverted:
                     raise Reverted(refusal.reason) from None
-                await self._raise_if_empty(refusal, signed.ceiling_wei)
+                await self.pricing.raise_if_empty(refusal, signed.ceiling_wei)
                 raise
             except ChainUnavailable:
                 continue
@@ -179,76 +222,85 @@ class Sender:
         except ChainUnavailable:
             return False
 
-    async def _gas(self, call: Call) -> int:
-        """Gas with a fifth to spare. This is the simulation too: what would revert is not sent."""
-        question = {
-            "from": show_address(self.wallet.address),
-            "to": show_address(call.to),
-            "data": show_bytes(call.data),
-        }
-        try:
-            gas = await self._rpc.ask(quantity, "eth_estimateGas", question)
-        except RpcRefused as refusal:
-            if refusal.reverted:
-                raise Reverted(refusal.reason) from None
-            await self._raise_if_empty(refusal, 1)
-            raise
-        if not 21_000 <= gas <= MAX_GAS:
-            raise ChainUnavailable(f"{self._rpc} estimates {gas} units of gas")
-        return gas * 6 // 5
+    # -- Waiting ---------------------------------------------------------------------------------
 
-    async def _fees(self) -> Fees:
-        """Twice the base fee, for it may rise while we wait, and what block makers ask on top."""
-        base = await self._rpc.ask(base_fee_of, "eth_getBlockByNumber", "latest", False)
-        if base is None:
-            return Fees(await self._rpc.ask(quantity, "eth_gasPrice"), None)
-        try:
-            tip = await self._rpc.ask(quantity, "eth_maxPriorityFeePerGas")
-        except RpcRefused:
-            tip = max(0, await self._rpc.ask(quantity, "eth_gasPrice") - base)
-        return Fees(2 * base + tip, tip)
-
-    def _affordable(self, fees: Fees, gas: int) -> Fees:
-        """The fees, unless the owner's ceiling for one transaction forbids them."""
-        if fees.max_wei > MAX_FEE_PER_GAS_WEI:
-            raise ChainUnavailable(f"{self._rpc} names an absurd price of gas")
-        if self._max_fee_wei is not None and gas * fees.max_wei > self._max_fee_wei:
-            raise ChainUnavailable(
-                f"gas is too dear on {self._network}: up to {gas * fees.max_wei} wei,"
-                f" and {self._max_fee_wei} are allowed"
-            )
-        return fees
-
-    async def _raise_if_empty(self, refusal: RpcRefused, needed_wei: int) -> None:
-        """Raises OutOfGas when the wallet cannot pay; otherwise the refusal had another cause."""
-        wallet = show_address(self.wallet.address)
-        balance = await self._rpc.ask(quantity, "eth_getBalance", wallet, "latest")
-        if balance < needed_wei or _EMPTY_WALLET.search(refusal.text):
-            raise OutOfGas(f"the gas wallet {wallet} is empty on {self._network}") from None
-
-    async def _mined(self, signed: Signed, deadline: float) -> Receipt:
-        pause = FIRST_POLL_SECONDS
-        try:
-            async with asyncio.timeout_at(deadline):
-                while (receipt := await self._confirmed(signed)) is None:
-                    await asyncio.sleep(pause)
-                    pause = min(1.5 * pause, LAST_POLL_SECONDS)
-        except TimeoutError:
-            self._next = None  # perhaps the pool forgot it, and its number is free
-            raise TransactionPending("sent, and not mined in time", signed.transaction) from None
+    async def _outcome(self, sent: Sent, deadline: float, written: Written | None) -> Receipt:
+        receipt = await self._mined(sent, deadline, written)
+        self._unresolved.pop(sent.call, None)
+        if not receipt.succeeded:
+            raise Reverted("the transaction was mined and reverted", receipt.transaction)
         return receipt
 
-    async def _confirmed(self, signed: Signed) -> Receipt | None:
-        """The receipt once it is deep enough; None when it is not, or nobody says."""
+    async def _mined(self, sent: Sent, deadline: float, written: Written | None) -> Receipt:
+        pause, clock = FIRST_POLL_SECONDS, asyncio.get_running_loop().time
+        stuck_at = clock() + self._stuck_seconds
         try:
-            receipt = await self._rpc.ask(
-                receipt_of, "eth_getTransactionReceipt", show_bytes(signed.transaction)
-            )
-            if receipt is None or receipt.transaction != signed.transaction:
-                return None
-            if self._confirmations == 1:
-                return receipt
-            head = await self._rpc.ask(quantity, "eth_blockNumber")
-        except ChainUnavailable:
+            async with asyncio.timeout_at(deadline):
+                while (receipt := await self._confirmed(self._now(sent))) is None:
+                    await asyncio.sleep(pause)
+                    pause = min(1.5 * pause, LAST_POLL_SECONDS)
+                    if clock() >= stuck_at:
+                        await self._look_after(self._now(sent), deadline, written)
+                        stuck_at = clock() + self._stuck_seconds
+        except TimeoutError:
+            self._next = None  # perhaps the pool forgot it, and its number is free
+            latest = self._now(sent).latest.transaction
+            raise TransactionPending("sent, and not mined in time", latest) from None
+        return receipt
+
+    def _now(self, sent: Sent) -> Sent:
+        """With the versions that have replaced it since."""
+        return self._unresolved.get(sent.call, sent)
+
+    async def _confirmed(self, sent: Sent) -> Receipt | None:
+        """The receipt once it is deep enough; None when it is not, or nobody says."""
+        for version in reversed(sent.versions):
+            with suppress(ChainUnavailable):
+                if receipt := await self._receipt(version):
+                    return receipt
+        return None
+
+    async def _receipt(self, signed: Signed) -> Receipt | None:
+        receipt = await self._rpc.ask(
+            receipt_of, "eth_getTransactionReceipt", show_bytes(signed.transaction)
+        )
+        if receipt is None or receipt.transaction != signed.transaction:
             return None
+        if self._confirmations == 1:
+            return receipt
+        head = await self._rpc.ask(quantity, "eth_blockNumber")
         return receipt if head - receipt.block + 1 >= self._confirmations else None
+
+    async def _look_after(self, sent: Sent, deadline: float, written: Written | None) -> None:
+        """Does what can be done for a transaction that is stuck; whatever fails, it is waited for.
+
+        Two that wait for the same take turns, and the second finds that it was done.
+        """
+        try:
+            async with self._turn(deadline):
+                if self._now(sent) is sent and len(sent.versions) < MAX_VERSIONS:
+                    await self._unstick(sent, written)
+        except (ChainUnavailable, Reverted) as error:
+            log.warning("a transaction is stuck on %s: %s", self._network, error)
+
+    async def _unstick(self, sent: Sent, written: Written | None) -> None:
+        number = sent.latest.transaction_nonce
+        if sent.wallet != self.wallet.address or await self._count("latest") > number:
+            return  # another wallet's, or mined: its receipt will come
+        missing = await self._count("pending")
+        if missing >= number:
+            fees = (await self.pricing.fees()).instead_of(sent.latest.fees)
+            return await self._replace(sent, number, fees, written)
+        self._next = None
+        for other in list(self._unresolved.values()):
+            if missing <= other.latest.transaction_nonce <= number:
+                await self._submit(other.latest)
+        if await self._count("pending") == missing:
+            await self._replace(sent, missing, await self.pricing.fees(), written)
+
+    async def _replace(self, sent: Sent, number: int, fees: Fees, written: Written | None) -> None:
+        """The same call once more: for more under the same number, or under one that is missing."""
+        gas = sent.latest.gas
+        signed = self._signed(sent.call, number, gas, self.pricing.affordable(fees, gas))
+        if await self._taken(sent.also(signed), sent, written):
+            log.info("0x%s stands for one that is stuck", signed.transaction.hex())

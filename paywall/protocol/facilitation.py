@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from paywall.protocol.channel import Channel
+from paywall.protocol.claims import claimable_total
 from paywall.protocol.schemes.batch import DepositPayload, VoucherWire, config_wire
 from paywall.protocol.x402 import (
     VERSION,
@@ -157,11 +158,11 @@ def question(requirements: PaymentRequirements, payload: Raw) -> bytes:
 
 
 def claim_wire(channel: Channel) -> ClaimWire:
-    """All that a channel has charged, under the payer's highest voucher."""
+    """What a channel owes, as far as it can pay, under the payer's highest voucher."""
     voucher = channel.voucher
     assert voucher is not None, "a claim needs the payer's signature"
     return ClaimWire(
         ClaimVoucherWire(config_wire(channel.config), str(voucher.amount)),
         show_bytes(voucher.signature),
-        str(channel.charged),
+        str(claimable_total(channel)),
     )

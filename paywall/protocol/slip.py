@@ -79,7 +79,8 @@ def claim(slip: Slip | None, fingerprint: bytes, request: str, now_ms: int) -> S
             raise Refused(Reason.ANSWER_NOT_KEPT)
         return slip
     if slip.deadline_ms > now_ms and slip.request != request:
-        raise Refused(Reason.PAYMENT_IN_PROGRESS)
+        sending = slip.stage == SENT
+        raise Refused(Reason.SETTLEMENT_PENDING if sending else Reason.PAYMENT_IN_PROGRESS)
     return msgspec.structs.replace(slip, request=request, deadline_ms=deadline_ms)
 
 

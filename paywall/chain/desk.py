@@ -1,0 +1,122 @@
+"""The claimer's desk: what it has written down, in the store, under the fencing token of its lease.
+
+Whoever holds the lease next finds it as it was left. All of it is small: how far the log was read,
+what was sent and not seen mined, which rows were set aside, who is withdrawing, when all was swept.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from paywall.protocol.channel import Channel
+from paywall.protocol.money import Address
+from paywall.stores import Store
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """The log was read up to `block`, at `read_at_ms`."""
+
+    block: int
+    read_at_ms: int
+
+
+class Errand(msgspec.Struct, frozen=True, array_like=True):
+    """A transaction that was sent: which channels it claims (none: it settles)."""
+
+    name: str
+    transaction: bytes
+    data: bytes
+    channels: tuple[bytes, ...]
+
+
+class Aside(msgspec.Struct, frozen=True, array_like=True):
+    """A row that the contract would not take, as it stood then."""
+
+    reason: str
+    charged: int
+    signed: int
+    balance: int
+    at_ms: int
+
+    @classmethod
+    def of(cls, channel: Channel, reason: str, now_ms: int) -> "Aside":
+        return cls(reason, channel.charged, channel.signed, channel.balance, now_ms)
+
+    def is_about(self, channel: Channel) -> bool:
+        """Whether nothing has changed since."""
+        return (self.charged, self.signed, self.balance) == (
+            channel.charged,
+            channel.signed,
+            channel.balance,
+        )
+
+
+_T = TypeVar("_T")
+_encode: Final[Callable[[object], bytes]] = msgspec.msgpack.Encoder().encode
+
+
+class Desk:
+    """Typed notes. Writing raises LeaseLost when somebody else has taken over."""
+
+    def __init__(self, store: Store, job: str, token: int) -> None:
+        self._store = store
+        self._job = job
+        self.token = token
+
+    async def cursor(self) -> Cursor | None:
+        return await self._read("cursor", Cursor | None, None)
+
+    async def put_cursor(self, cursor: Cursor) -> None:
+        await self._write("cursor", cursor)
+
+    async def errands(self) -> dict[str, Errand]:
+        """What was sent and not seen mined, by name."""
+        none: tuple[Errand, ...] = ()
+        found = await self._read("sent", tuple[Errand, ...], none)
+        return {errand.name: errand for errand in found}
+
+    async def put_errand(self, errand: Errand) -> None:
+        errands = {**await self.errands(), errand.name: errand}
+        await self._write("sent", tuple(errands.values()))
+
+    async def drop_errand(self, name: str) -> None:
+        errands = await self.errands()
+        if errands.pop(name, None):
+            await self._write("sent", tuple(errands.values()))
+
+    async def asides(self) -> dict[bytes, Aside]:
+        return await self._read("aside", dict[bytes, Aside], {})
+
+    async def put_asides(self, asides: dict[bytes, Aside]) -> None:
+        await self._write("aside", asides)
+
+    async def withdrawing(self) -> dict[bytes, int]:
+        """Channels whose payer is withdrawing: when they were claimed since, or zero."""
+        return await self._read("withdrawing", dict[bytes, int], {})
+
+    async def put_withdrawing(self, channels: dict[bytes, int]) -> None:
+        await self._write("withdrawing", channels)
+
+    async def pots(self) -> set[tuple[Address, Address]]:
+        """Receivers and tokens for which something was claimed."""
+        return await self._read("pots", set[tuple[Address, Address]], set())
+
+    async def put_pots(self, pots: set[tuple[Address, Address]]) -> None:
+        await self._write("pots", sorted(pots))
+
+    async def swept_at_ms(self) -> int | None:
+        return await self._read("swept", int | None, None)
+
+    async def put_swept_at_ms(self, now_ms: int) -> None:
+        await self._write("swept", now_ms)
+
+    async def _read(self, key: str, kind: object, default: _T) -> _T:
+        data = await self._store.note(f"{self._job}/{key}")
+        if data is None:
+            return default
+        value: _T = msgspec.msgpack.decode(data, type=kind)
+        return value
+
+    async def _write(self, key: str, value: object) -> None:
+        await self._store.put_note(f"{self._job}/{key}", _encode(value), self.token)

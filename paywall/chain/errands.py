@@ -1,0 +1,181 @@
+"""Sending for a claimer: rehearsed, written down, sent, waited for, recorded, crossed out.
+
+A transaction is written down before it leaves, and its note is dropped only when the chain was read
+and the store told. So whoever comes after a crash, at whatever point, takes up what it finds: it
+waits for the same transaction, or learns from the chain that it can never be mined; it neither
+repeats nor forgets. A holder whose lease has passed on is stopped at the writing down.
+"""
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from secrets import token_hex
+
+from paywall.alarms import Board, GasTooDear, GasWalletEmpty, PoisonRow, TransactionStuck
+from paywall.chain import Mined
+from paywall.chain.desk import Aside, Desk, Errand
+from paywall.chain.own import FeeTooHigh, InFlight, OwnChain, Written
+from paywall.chain.sift import sift
+from paywall.chain.watcher import in_turns, note_withdrawals, reread
+from paywall.protocol.channel import Channel
+from paywall.protocol.claims import Batch, Plan
+from paywall.protocol.errors import OutOfGas, Reverted, TransactionPending
+from paywall.protocol.money import Address
+from paywall.protocol.x402 import show_address, show_bytes
+from paywall.stores import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One claim that was mined."""
+
+    batch: Batch
+    mined: Mined
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One settlement that was mined."""
+
+    receiver: Address
+    token: Address
+    amount: int
+    mined: Mined
+
+
+@dataclass(slots=True)
+class Done:
+    """What a round came to; `resumed` are transactions that an earlier one had sent."""
+
+    plan: Plan = field(default_factory=Plan)
+    claimed: list[Claimed] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
+    resumed: list[Mined] = field(default_factory=list)
+
+
+class Errands:
+    """One round's transactions. Raises LeaseLost when it is over, and ChainUnavailable."""
+
+    def __init__(
+        self, store: Store, chain: OwnChain, desk: Desk, board: Board, now_ms: int
+    ) -> None:
+        self._store = store
+        self._chain = chain
+        self._desk = desk
+        self._board = board
+        self._now_ms = now_ms
+        self.done = Done()
+
+    async def take_up(self) -> bool:
+        """Waits for every transaction whose fate is not known. Whether to go on sending."""
+        errands = (await self._desk.errands()).values()
+        return all([await self._guarded(self._resume(errand)) for errand in errands])
+
+    async def claim(self, batch: Batch) -> bool:
+        """Claims what the contract will take of a batch. Whether to go on sending."""
+        return await self._guarded(self._claim(batch))
+
+    async def settle(self, receiver: Address, token: Address, amount: int) -> bool:
+        return await self._guarded(self._settle(receiver, token, amount))
+
+    async def _resume(self, errand: Errand) -> None:
+        in_flight = InFlight(errand.transaction, errand.data)
+        written = self._written(errand.name, errand.channels)
+        try:
+            mined = await self._chain.resume(in_flight, written)
+        except Reverted:  # mined, and somebody had moved a channel: the next plan sees it
+            mined = None
+        await self._finish(errand.name, errand.channels)
+        if mined:
+            self.done.resumed.append(mined)
+
+    async def _claim(self, batch: Batch) -> None:
+        good, bad = await sift(self._chain, batch)
+        await self._set_aside(bad)
+        if not good.channels:
+            return
+        name = f"claim-{token_hex(4)}"
+        ids = tuple(channel.channel_id for channel in good.channels)
+        try:
+            mined = await self._chain.claim(good, self._written(name, ids))
+        except Reverted:
+            return await self._finish(name, ids)
+        await self._finish(name, ids)
+        self.done.claimed.append(Claimed(good, mined))
+
+    async def _settle(self, receiver: Address, token: Address, amount: int) -> None:
+        name = f"settle-{token_hex(4)}"
+        try:
+            mined = await self._chain.settle(receiver, token, self._written(name, ()))
+        except Reverted as error:
+            text = f"the token will not pay {show_address(receiver)}: {error.reason}"
+            self._board.ring(PoisonRow, show_address(receiver), text)
+            return await self._finish(name, ())
+        await self._finish(name, ())
+        self._board.lift(PoisonRow, show_address(receiver))
+        if mined:
+            self.done.settled.append(Settled(receiver, token, amount, mined))
+
+    # -- Books -----------------------------------------------------------------------------------
+
+    def _written(self, name: str, channels: tuple[bytes, ...]) -> Written:
+        async def written(in_flight: InFlight) -> None:
+            errand = Errand(name, in_flight.transaction, in_flight.data, channels)
+            await self._desk.put_errand(errand)
+
+        return written
+
+    async def _finish(self, name: str, channels: tuple[bytes, ...]) -> None:
+        await self._record(channels)
+        await self._desk.drop_errand(name)
+        self._board.lift(TransactionStuck, name)
+
+    async def _record(self, channel_ids: Sequence[bytes]) -> None:
+        """Tells the store what the chain says of these channels."""
+        found = await in_turns([self._reread(channel_id) for channel_id in channel_ids])
+        await note_withdrawals(self._desk, [channel for channel in found if channel])
+        withdrawing = await self._desk.withdrawing()
+        claimed = {key: self._now_ms for key in channel_ids if key in withdrawing}
+        if claimed:
+            await self._desk.put_withdrawing({**withdrawing, **claimed})
+
+    async def _reread(self, channel_id: bytes) -> Channel | None:
+        known = await self._store.channel(channel_id)
+        return await reread(self._store, self._chain, known) if known else None
+
+    async def _set_aside(self, bad: Sequence[tuple[Channel, str]]) -> None:
+        if not bad:
+            return
+        rows = {channel.channel_id: Aside.of(channel, why, self._now_ms) for channel, why in bad}
+        await self._desk.put_asides({**await self._desk.asides(), **rows})
+        for channel, reason in bad:
+            ring_poison(self._board, channel, reason)
+
+    # -- Trouble ---------------------------------------------------------------------------------
+
+    async def _guarded(self, work: Awaitable[None]) -> bool:
+        """Whether to go on sending. What time or the owner can help becomes an alarm."""
+        wallet, network = show_address(self._chain.gas_wallet), self._chain.network
+        try:
+            await work
+        except OutOfGas as error:
+            self._board.ring(GasWalletEmpty, wallet, str(error))
+        except FeeTooHigh as error:
+            self._board.ring(GasTooDear, network, str(error))
+        except TransactionPending as error:
+            await self._ring_stuck(error)
+        else:
+            self._board.lift(GasWalletEmpty, wallet)
+            self._board.lift(GasTooDear, network)
+            return True
+        return False
+
+    async def _ring_stuck(self, error: TransactionPending) -> None:
+        for errand in (await self._desk.errands()).values():
+            if errand.transaction == error.transaction:
+                self._board.ring(TransactionStuck, errand.name, str(error))
+
+
+def ring_poison(board: Board, channel: Channel, reason: str) -> None:
+    subject = show_bytes(channel.channel_id)
+    text = f"the contract will not take the claim of {subject}: {reason or 'no reason'}"
+    board.ring(PoisonRow, subject, text)

@@ -1,0 +1,95 @@
+"""Giving deposits back by the provider's own wish: one channel that is named, or all idle ones.
+
+The same refund as a payer asks for: set aside in the store, so that no request can promise it
+meanwhile, claimed and returned on chain in one transaction, recorded. It needs no word of the payer
+as long as the highest voucher is exactly what was charged; a payer that has promised more may still
+mean to use it, and asks for its refund itself.
+"""
+
+import logging
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Final
+
+from paywall.chain import Chain, Mined
+from paywall.clock import steady_time
+from paywall.protocol.channel import Channel, Voucher
+from paywall.protocol.claims import ClaimPolicy
+from paywall.protocol.errors import PaymentError, Reverted
+from paywall.protocol.x402 import show_bytes
+from paywall.stores import Store
+
+log = logging.getLogger("paywall.claimer")
+
+_LOOKS_PER_PERIOD: Final = 10
+
+
+async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | None) -> Mined:
+    """Returns `amount` (all that is left when None) to the payer of a channel.
+
+    Raises PaymentError, also Refused, Reverted and ChainUnavailable; a refund that may be on its
+    way keeps its part of the balance until its deadline.
+    """
+    if channel.signed > channel.charged:
+        raise PaymentError(
+            f"the payer has promised {channel.signed} units and was charged {channel.charged}:"
+            " it may still use the difference, and asks for its refund itself"
+        )
+    voucher = channel.voucher or Voucher(0, b"")
+    set_aside = await store.begin_refund(channel.channel_id, voucher, amount, token_hex(8))
+    assert set_aside.refunding is not None
+    try:
+        mined = await chain.refund(set_aside, set_aside.refunding.amount)
+    except Reverted:
+        await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
+        raise
+    await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
+    return mined
+
+
+class Returns:
+    """Gives back the deposits of channels that nobody uses, as the owner's policy says."""
+
+    def __init__(
+        self,
+        store: Store,
+        chain: Chain,
+        policy: ClaimPolicy,
+        clock: Callable[[], float] = steady_time,
+    ) -> None:
+        self._store = store
+        self._chain = chain
+        self._seconds = policy.refund_idle_seconds
+        self._clock = clock
+        self._next_look = 0.0
+
+    async def idle(self) -> None:
+        """Looks for idle channels, a few times in each period, and refunds them."""
+        now = self._clock()
+        if self._seconds is None or now < self._next_look:
+            return
+        self._next_look = now + self._seconds / _LOOKS_PER_PERIOD
+        after = b""
+        while page := await self._store.channels(after):
+            for channel in page:
+                if self._is_idle(channel, now):
+                    await self._give_back(channel)
+            after = page[-1].channel_id
+
+    def _is_idle(self, channel: Channel, now: float) -> bool:
+        assert self._seconds is not None
+        used_at_ms = channel.used_at_ms or channel.chain.read_at_ms
+        return (
+            channel.network == self._chain.network
+            and channel.remaining > 0
+            and channel.signed == channel.charged
+            and not channel.holds
+            and not channel.chain.withdraw_requested_at
+            and now * 1000 - used_at_ms >= self._seconds * 1000
+        )
+
+    async def _give_back(self, channel: Channel) -> None:
+        try:
+            await give_back(self._store, self._chain, channel, None)
+        except PaymentError as error:
+            log.warning("no refund of idle %s: %s", show_bytes(channel.channel_id), error)

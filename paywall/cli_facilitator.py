@@ -1,0 +1,81 @@
+"""`paywall facilitator`: our node, served to anybody's x402 server."""
+
+import asyncio
+import os
+from typing import Annotated, Final
+
+import typer
+import uvicorn
+
+from paywall.chain.node import Node
+from paywall.facilitator import facilitator_app
+from paywall.protocol.errors import ConfigurationError
+
+MAX_CONNECTIONS: Final = 512
+
+
+def facilitator(
+    rpc: Annotated[str, typer.Option("--rpc", envvar="RPC_URL", help="JSON-RPC of the network.")],
+    network: Annotated[
+        str,
+        typer.Option("--network", envvar="PAYWALL_NETWORK", help="CAIP-2, such as eip155:8453."),
+    ] = "eip155:84532",
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8403,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="The environment variable with the API keys, separated by commas."),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0.01, help="Requests a second of each key, or address.")
+    ] = 50,
+    max_fee_wei: Annotated[
+        int | None, typer.Option(min=1, help="The most that one transaction may cost.")
+    ] = None,
+    delegate: Annotated[
+        bool | None,
+        typer.Option(help="Sign claims and refunds for callers; on where API keys are needed."),
+    ] = None,
+) -> None:
+    """Serves /verify, /settle and /supported, for `exact` and `batch-settlement`, until Ctrl-C.
+
+    PAYWALL_KEY pays for gas, and signs claims and refunds unless PAYWALL_AUTHORIZER_KEY does.
+    """
+    key = os.environ.get("PAYWALL_KEY")
+    if not key:
+        raise ConfigurationError("set PAYWALL_KEY to the private key that pays gas")
+    node = Node(
+        rpc,
+        key,
+        network=network,
+        authorizer_key=os.environ.get("PAYWALL_AUTHORIZER_KEY") or None,
+        max_fee_wei=max_fee_wei,
+    )
+    app = facilitator_app(node, api_keys=_keys(api_key_env), rate=rate, delegate=delegate)
+    asyncio.run(_check(node))
+    # Addresses are those of the connections: a header that says otherwise could be anybody's.
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
+
+
+async def _check(node: Node) -> None:
+    """What is wrong with the node is said here in one sentence, not in a server's stack frames."""
+    await node.open()
+    await node.close()
+
+
+def _keys(name: str | None) -> list[str]:
+    """The API keys in a variable. Raises ConfigurationError for a variable without any."""
+    if name is None:
+        return []
+    keys = [key.strip() for key in os.environ.get(name, "").split(",")]
+    if not any(keys):
+        raise ConfigurationError(f"there is no API key in the environment variable {name}")
+    return keys

@@ -1,0 +1,301 @@
+"""The provider's conversation for `exact`: one signed transfer buys one request.
+
+    slip written -- chain asked, once -- handler -- transfer sent, mined -- head of the answer
+
+The slip (`paywall.protocol.slip`) is written before anything else, so an authorization buys once,
+whatever its spelling and however many workers it reaches. The transfer is settled before the head
+leaves: an answer is never given away, and one that the chain will not pay for is withheld. With
+`settle_first` it is settled before the handler runs, for handlers whose work is dear.
+
+A transfer is sent once. When nobody saw it mined in time the payment is *pending*: the answer is
+kept, the client is told to come again with the same payment, and from then on the chain is only
+asked. What the chain shows then decides: the answer and its receipt, or a refusal for good.
+
+How much work can be had for nothing: a payer must own the sum of all that it has running here when
+a request begins, and an authorization that the chain refused is refused again. An authorization
+that somebody else has used buys nothing, although the money came: it may have bought elsewhere.
+
+Source: exact EVM specification, "Phase 2" and "Phase 3"; extensions/payment_identifier.md.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Final
+
+from paywall import receipts
+from paywall.chain import Chain, Mined
+from paywall.chores import Chores
+from paywall.mirror import PAUSES_SECONDS
+from paywall.protocol import once, slip
+from paywall.protocol.eip712 import keccak
+from paywall.protocol.errors import (
+    HoldLost,
+    Reason,
+    Refused,
+    TransactionPending,
+    Unavailable,
+)
+from paywall.protocol.once import Answer, Ticket
+from paywall.protocol.schemes import exact
+from paywall.protocol.schemes.exact import ExactOffer, ExactTerms
+from paywall.protocol.slip import Slip
+from paywall.protocol.x402 import Malformed, PaymentPayload, decode_requirements
+from paywall.quote import Quote
+from paywall.receipts import ExactAdmission, Repeated
+from paywall.slipbook import LAID_DOWN, SlipBook, let_go, ttl_of
+from paywall.stores import Store
+
+log = logging.getLogger("paywall.gate")
+
+_SCHEME_JSON: Final = f'"{exact.SCHEME}"'.encode()
+
+
+@dataclass(frozen=True)
+class ExactRules:
+    """How a provider takes `exact`: nothing below `minimum` atomic units, and when it settles."""
+
+    minimum: int
+    settle_first: bool = False
+
+
+def is_exact(payload: PaymentPayload) -> bool:
+    """Whether a payment says that it is of this scheme."""
+    accepted = bytes(payload.accepted)
+    if _SCHEME_JSON not in accepted:
+        return False
+    try:
+        return decode_requirements(accepted).scheme == exact.SCHEME
+    except Malformed:
+        return False
+
+
+class ExactGate:
+    """The part of a gate that takes transfers. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        terms: ExactTerms,
+        rules: ExactRules,
+        store: Store,
+        chain: Chain,
+        chores: Chores,
+        clock: Callable[[], float],
+    ) -> None:
+        self._terms = terms
+        self._rules = rules
+        self._store = store
+        self._slips = SlipBook(store, chores)
+        self._chain = chain
+        self._chores = chores
+        self._clock = clock
+        self._open: dict[str, ExactAdmission] = {}
+
+    def offers(self, price: int) -> tuple[ExactOffer, ...]:
+        return (self._terms.offer(price),) if price >= self._rules.minimum else ()
+
+    # -- Admitting -------------------------------------------------------------------------------
+
+    async def admit(
+        self, payload: PaymentPayload, quote: Quote, ticket: Ticket | None, resource: bytes
+    ) -> ExactAdmission | Repeated:
+        """Lets a paid request in, or answers once more. Raises Refused or Unavailable.
+
+        A payment that is known gets what became of it, although the price may have changed and its
+        time passed meanwhile; only one that would run anew must fit what is offered now.
+        """
+        admission = self._read(payload, quote)
+        payment = admission.payment
+        found = await self._slips.find(admission)
+        known = slip.decode(found[0])
+        if known is None or known.stage == slip.RUNNING:
+            self._refuse_unfit(payload, quote, admission)
+        if ticket:
+            await self._bind(ticket, admission)
+        digest = payment.authorization.transfer_digest(exact.token_domain(self._terms.asset))
+        mine = await self._slips.claim(admission, keccak(digest + keccak(resource)), found)
+        if mine.stage == slip.ANSWERED:
+            return _repeated(admission, mine)
+        self._open[admission.request] = admission
+        try:
+            mine = await self._ready(admission, mine)
+        except BaseException as error:
+            self._open.pop(admission.request, None)
+            if isinstance(error, Exception):
+                await self._slips.conclude(admission, let_go)
+            else:
+                self._slips.let_go(admission)
+            raise
+        if mine.stage == slip.ANSWERED:
+            self._open.pop(admission.request, None)
+            return _repeated(admission, mine)
+        admission.transaction = mine.transaction
+        return admission
+
+    def _read(self, payload: PaymentPayload, quote: Quote) -> ExactAdmission:
+        try:
+            payment = self._terms.read(payload.payload)
+        except Refused:
+            quote.offer_for(bytes(payload.accepted))  # what is not offered is the better reason
+            raise
+        network = self._terms.asset.network
+        key = payment.key(network)
+        return ExactAdmission(token_hex(8), payment.value, payment, network, key)
+
+    def _refuse_unfit(
+        self, payload: PaymentPayload, quote: Quote, admission: ExactAdmission
+    ) -> None:
+        offer = quote.offer_for(bytes(payload.accepted))
+        if not isinstance(offer, ExactOffer):
+            raise Refused(Reason.OFFER_MISMATCH)
+        offer.refuse_unfit(admission.payment, int(self._clock()))
+
+    async def _bind(self, ticket: Ticket, admission: ExactAdmission) -> None:
+        """A payment's id belongs to one authorization. Raises Refused for a second one."""
+        name = b"".join((admission.network.encode(), admission.payer, ticket.payment_id.encode()))
+        key, owner = keccak(b"paywall:exact:id:" + name), admission.key.hex()
+        ttl_ms = ttl_of(admission, int(self._clock() * 1000))
+        if not await self._store.spend(key, owner, ttl_ms):
+            raise Refused(Reason.PAYMENT_ID_REUSED)
+
+    async def _ready(self, admission: ExactAdmission, mine: Slip) -> Slip:
+        """Goes on from the stage that the payment is in, up to where its handler may run."""
+        if mine.stage == slip.SENT:
+            return await self._found_out(admission)
+        if mine.stage == slip.RUNNING:
+            await self._refuse_unpayable(admission)
+            if self._rules.settle_first:
+                transaction = await self._settle(admission, b"")
+                return await self._go_on(admission, lambda held: slip.mined(held, transaction))
+        return mine
+
+    async def _refuse_unpayable(self, admission: ExactAdmission) -> None:
+        """One reading of the chain: unused, and the payer can pay all that it has running.
+
+        A balance that moves away before the transfer costs us a handler's work, never an answer;
+        so a payer has no more of that for nothing than what it owns when its requests begin.
+        """
+        payment = admission.payment
+        used, balance = await self._chain.authorization(payment.authorization, payment.token)
+        if used:
+            raise Refused(Reason.EXACT_USED)
+        others = [other for other in self._open.values() if not other.transaction]
+        if balance < sum(other.price for other in others if other.payer == admission.payer):
+            raise Refused(Reason.EXACT_BALANCE)
+
+    # -- Settling --------------------------------------------------------------------------------
+
+    async def _settle(self, admission: ExactAdmission, answer: bytes) -> bytes:
+        """Makes the transfer and returns its transaction.
+
+        Raises Refused when the token will not take it, or nobody saw it mined in time; HoldLost;
+        or Unavailable: then nothing was sent.
+        """
+        try:
+            await self._go_on(admission, lambda mine: slip.sent(mine, answer))
+            mined = await self._chores.once(b"exact" + admission.key, self._transfer(admission))
+        except Refused as refusal:
+            reason = refusal.reason
+            log.warning("an answer is withheld, its transfer failed: %s", refusal)
+            await self._slips.conclude(admission, lambda mine: slip.failed(mine, reason))
+            raise
+        except TransactionPending as pending:
+            log.warning("an answer is withheld, its transfer is pending: %s", pending)
+            await self._slips.conclude(admission, slip.laid_down)
+            self._chores.behind(self._reconcile(admission))
+            raise Refused(Reason.SETTLEMENT_PENDING) from pending
+        except Unavailable:
+            await self._slips.conclude(admission, slip.unsent)
+            raise
+        return mined.transaction
+
+    async def _transfer(self, admission: ExactAdmission) -> Mined:
+        """Sends it, also if nobody waits for it any more."""
+        payment = admission.payment
+        told, token = payment.authorization, payment.token
+        mined = await self._chain.transfer_with_authorization(told, payment.signature, token)
+        if mined is None:
+            raise Refused(Reason.EXACT_USED)
+        return mined
+
+    async def _found_out(self, admission: ExactAdmission, holder: str | None = None) -> Slip:
+        """What became of a transfer that was sent before. Raises Refused, also while it is open."""
+        payment = admission.payment
+        try:
+            mined = await self._chain.transferred(payment.authorization, payment.token)
+        except Refused as refusal:
+            reason = refusal.reason
+            await self._slips.conclude(admission, lambda mine: slip.failed(mine, reason), holder)
+            raise
+        if mined is None:
+            raise Refused(Reason.SETTLEMENT_PENDING)
+        transaction = mined.transaction
+        return await self._go_on(admission, lambda mine: slip.mined(mine, transaction), holder)
+
+    async def _reconcile(self, admission: ExactAdmission) -> None:
+        """Looks a while for a transfer that nobody waits for, so that a client finds it settled."""
+        for pause_seconds in PAUSES_SECONDS:
+            await asyncio.sleep(pause_seconds)
+            try:
+                await self._found_out(admission, LAID_DOWN)
+                return
+            except HoldLost:  # the client has come again, and looks for itself
+                return
+            except Refused as refusal:
+                if refusal.reason is not Reason.SETTLEMENT_PENDING:
+                    return
+            except Unavailable:
+                continue
+
+    async def _go_on(
+        self, admission: ExactAdmission, change: Callable[[Slip], Slip], holder: str | None = None
+    ) -> Slip:
+        after = await self._slips.step(admission, change, holder)
+        assert after is not None
+        return after
+
+    # -- Ending ----------------------------------------------------------------------------------
+
+    async def charge(self, admission: ExactAdmission, amount: int, answer: Answer | None) -> str:
+        """Settles for a served request, to the whole price or (for nothing) not at all.
+
+        Returns the receipt. Raises Refused, HoldLost or Unavailable: then the answer is withheld.
+        """
+        if admission.fits(amount) == 0:
+            await self.release(admission)
+            return receipts.transferred(admission)
+        kept = once.encode_answer(answer) if answer else b""
+        try:
+            if not admission.transaction:
+                admission.transaction = await self._settle(admission, kept)
+            transaction = admission.transaction
+            try:
+                await self._go_on(admission, lambda mine: slip.answered(mine, transaction, kept))
+            except Unavailable as error:  # it is paid, and no reason to withhold what was bought
+                log.warning("an answer leaves, and the store does not take note: %s", error)
+                again = self._slips.conclude
+                await again(admission, lambda mine: slip.answered(mine, transaction, kept))
+        finally:
+            self._open.pop(admission.request, None)
+        return receipts.transferred(admission)
+
+    async def release(self, admission: ExactAdmission) -> str | None:
+        """Lets a request go: nothing is paid, or what was paid already buys another try."""
+        self._open.pop(admission.request, None)
+        await self._slips.conclude(admission, let_go)
+        return receipts.transferred(admission) if admission.transaction else None
+
+    async def renew(self) -> None:
+        """Keeps the slips of requests that still run. Raises Unavailable."""
+        for admission in list(self._open.values()):
+            if admission.request in self._open:
+                with suppress(HoldLost):
+                    await self._slips.step(admission, lambda mine: mine)
+
+
+def _repeated(admission: ExactAdmission, kept: Slip) -> Repeated:
+    admission.transaction = kept.transaction
+    return Repeated(once.decode_answer(kept.answer), receipts.transferred(admission))
