@@ -226,7 +226,8 @@ class Gate:
         voucher = payment.payment
         mined = await self.chain.deposit(payment.deposit)
         evidence = voucher.voucher.amount - price
-        await self._mirror.observe(voucher, evidence, mined.block if mined else 0)
+        block, deposited = (mined.block, payment.deposit.amount) if mined else (0, 0)
+        await self._mirror.observe(voucher, evidence, block, deposited)
         return mined
 
     async def _rehearse(self, payment: DepositPayment, price: int) -> None:
@@ -238,7 +239,7 @@ class Gate:
         if known:
             then = rules.observe(known, filled)
         else:
-            evidence = max(0, voucher.voucher.amount - price)
+            evidence = max(0, voucher.voucher.amount - price) if chain.balance else 0
             network = self.terms.asset.network
             then = rules.open_channel(voucher.channel_id, network, voucher.config, filled, evidence)
         now_ms = int(self._clock() * 1000)

@@ -32,13 +32,19 @@ class Mirror:
     def is_old(self, chain: ChainState) -> bool:
         return self._clock() * 1000 - chain.read_at_ms >= REREAD_MS
 
-    async def observe(self, payment: VoucherPayment, evidence: int, block: int = 0) -> Channel:
+    async def observe(
+        self, payment: VoucherPayment, evidence: int, block: int = 0, deposited: int = 0
+    ) -> Channel:
         """Reads the channel from the chain into the store; one reading serves all who wait.
 
         `evidence` is what the payer's own signature implies was charged, for a store that knows
-        nothing. Raises Refused when there is no such channel, and ChainUnavailable.
+        nothing. It means nothing where all that the channel holds was `deposited` just now: then a
+        first payment was signed that never came here. Raises Refused when there is no such
+        channel, and ChainUnavailable.
         """
         chain = await self.state(payment.channel_id, block)
+        if chain.balance == deposited and not chain.claimed:
+            evidence = 0
         if chain.balance == 0 and await self._store.channel(payment.channel_id) is None:
             raise Refused(Reason.CHANNEL_NOT_FOUND)  # strangers' inventions are not written down
         channel = await self._store.record(

@@ -7,8 +7,15 @@ import pytest
 from paywall.chain.devnet import Devnet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def devnet() -> Iterator[Devnet]:
-    """One embedded chain for all tests: each test uses payers, receivers and salts of its own."""
+    """An embedded chain for a module's tests, which use payers, receivers and salts of their own.
+
+    Not for all modules: some travel in time, and others sign what is valid for minutes.
+    """
     with Devnet(port=0) as chain:
         yield chain
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runs", type=int, default=0, help="seeded runs of each adversarial test")

@@ -742,3 +742,10 @@ async def test_a_closing_gate_records_what_it_has_sent(empty: House) -> None:
     empty.ledger.gates["deposit"].set()
     await closing
     assert empty.record.balance == 50_000
+
+
+async def test_a_first_payment_that_never_came_is_not_charged_with_the_second(house: House) -> None:
+    """The payer signed 1000 that was lost on its way; its deposit comes with the next voucher."""
+    house.ledger.change(house.agent.channel_id, balance=0)
+    await house.admit(house.agent.fill(2000))
+    assert (house.record.charged, house.record.held, house.record.signed) == (0, 1000, 2000)

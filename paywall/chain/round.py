@@ -19,6 +19,8 @@ from paywall.protocol.money import Address
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import Store
 
+MAX_ROWS: Final = 5_000
+"""How many of those who owe are looked at in one round, the largest sums first."""
 ASIDE_MS: Final = 3_600_000
 """How long a row stays set aside that does not change."""
 
@@ -44,6 +46,7 @@ class Round:
         self._assets = assets
         self._now_ms = now_ms
         self._errands = Errands(store, chain, desk, board, now_ms)
+        self._looked_at: list[bytes] = []
 
     async def run(self) -> Done:
         goes_on = await self._errands.take_up()
@@ -94,12 +97,13 @@ class Round:
 
     async def _due(self) -> list[Channel]:
         """Who owes, and who withdraws, less what is under way or set aside."""
-        owing = {c.channel_id: c for c in await self._store.claimable()}
+        owing = {c.channel_id: c for c in await self._store.claimable(MAX_ROWS)}
         for channel_id in await self._desk.withdrawing():
             if channel := await self._store.channel(channel_id):
                 owing[channel_id] = channel
         sent = {key for errand in (await self._desk.errands()).values() for key in errand.channels}
         mine = [c for c in owing.values() if self._is_mine(c) and c.channel_id not in sent]
+        self._looked_at = [channel.channel_id for channel in mine]
         return await self._without_asides(await self._refreshed(mine))
 
     def _is_mine(self, channel: Channel) -> bool:
@@ -142,7 +146,7 @@ class Round:
         for risk in plan.risks:
             self._judge_waiting(risk.receiver, risk.token, plan, situation)
         late, lost = set(), set()
-        for channel_id in {*plan.why, *await self._desk.withdrawing()}:
+        for channel_id in {*self._looked_at, *await self._desk.withdrawing()}:
             channel = await self._store.channel(channel_id)
             name = show_bytes(channel_id)
             if channel and self._is_late(channel):

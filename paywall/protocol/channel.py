@@ -160,12 +160,13 @@ class Channel(msgspec.Struct, frozen=True):
     def closing_at_ms(self) -> int | None:
         """From when on a pending withdrawal leaves too little time to claim; None without one.
 
-        The last third of the delay is the margin in which everything must be claimed.
+        The last two thirds of the delay are the margin in which everything must be claimed: even a
+        claimer that is down for half of the delay then comes back in time, whenever that was.
         """
         if not self.chain.withdraw_requested_at:
             return None
-        delay = self.config.withdraw_delay_seconds
-        return (self.chain.withdraw_requested_at + delay - delay // 3) * 1000
+        served_seconds = self.config.withdraw_delay_seconds // 3
+        return (self.chain.withdraw_requested_at + served_seconds) * 1000
 
     def stale_at_ms(self) -> int:
         """From when on the chain must be asked again: a withdrawal could be a third through."""

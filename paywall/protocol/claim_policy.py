@@ -73,8 +73,8 @@ class Costs:
     """What a claim is expected to cost: `batch_gas` for the transaction, `row_gas` for each row."""
 
     price_wei: int
-    batch_gas: int = 45_000
-    row_gas: int = 36_000
+    batch_gas: int = 70_000
+    row_gas: int = 39_000
     settle_gas: int = 85_000
 
     def row_wei(self) -> int:

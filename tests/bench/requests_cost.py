@@ -111,16 +111,14 @@ async def whole_requests(found: Findings, requests: int, rounds: int) -> None:
             for store, (fleet, _) in fleets.items()
         }
         for crowd in crowds.values():
-            await asyncio.gather(*(one.open() for one in crowd))
+            await _open(crowd)
             await _send(crowd, [one.paid(2, True) for one in crowd])  # opens the channels
+            _close(crowd)
         for _ in range(rounds):
             for store, (_, clocks) in fleets.items():
                 for kind in ("free", "paid", "paid, with an id"):
                     cell = cells.setdefault((store, kind), Cell(f"{store}: {kind}"))
                     await _round(cell, clocks, crowds[store], each)
-        for crowd in crowds.values():
-            for one in crowd:
-                one.close()
     found.cells += cells.values()
     for store in fleets:
         paid, free = cells[store, "paid, with an id"], cells[store, "free"]
@@ -134,7 +132,18 @@ async def _round(cell: Cell, clocks: dict[str, Clock], crowd: list[Connection], 
         work = [[_request("/free")] * each for _ in crowd]
     else:
         work = [one.paid(each, kind != "paid") for one in crowd]
+    await _open(crowd)  # each time: a server closes connections on which nothing happens
     await measure(cell, clocks, each * len(crowd), lambda: _send(crowd, work))
+    _close(crowd)
+
+
+async def _open(crowd: list[Connection]) -> None:
+    await asyncio.gather(*(one.open() for one in crowd))
+
+
+def _close(crowd: list[Connection]) -> None:
+    for one in crowd:
+        one.close()
 
 
 async def _send(crowd: list[Connection], work: list[list[bytes]]) -> None:

@@ -85,13 +85,13 @@ async def test_by_policy_little_waits_and_much_goes(devnet: Devnet) -> None:
         payer = rich_payer(devnet)
         small, large = await provider.customer(payer), await provider.customer(payer)
         await provider.serve(small, 20_000)
-        await provider.serve(large, 600_000)
+        await provider.serve(large, 900_000)
         done = await claimer_of(provider, policy=ClaimPolicy()).run_once()
         assert done is not None
         assert done.plan.why[small.channel_id] is Why.DEAR
         assert done.plan.why[large.channel_id] is Why.WORTH
         assert await provider.claimed(small) == 0
-        assert await provider.claimed(large) == 600_000
+        assert await provider.claimed(large) == 900_000
 
 
 async def test_what_is_at_risk_over_the_limit_goes_however_dear_gas_is(devnet: Devnet) -> None:
@@ -333,7 +333,7 @@ async def test_case_35_a_gas_spike_above_the_owners_ceiling_is_told_and_waited_o
         providing(devnet, proxy.url, max_fee_wei=10**15) as provider,
     ):
         customer = await provider.customer(rich_payer(devnet))
-        await provider.serve(customer, 700_000)
+        await provider.serve(customer, 900_000)
         claimer = claimer_of(provider, bell, replace(EAGER, max_at_risk="$0.01"))
         proxy.faults["eth_maxPriorityFeePerGas"] = result(hex(10**12))
         for _ in range(3):
@@ -344,14 +344,14 @@ async def test_case_35_a_gas_spike_above_the_owners_ceiling_is_told_and_waited_o
         proxy.faults.clear()
         await claimer.run_once()
         assert bell.standing(GasTooDear) == set()
-        assert await provider.claimed(customer) == 700_000
+        assert await provider.claimed(customer) == 900_000
 
 
 async def test_case_35_in_a_gas_spike_what_is_under_the_limit_waits(devnet: Devnet) -> None:
     bell = Bell()
     async with RpcProxy(devnet.url) as proxy, providing(devnet, proxy.url) as provider:
         customer = await provider.customer(rich_payer(devnet))
-        await provider.serve(customer, 700_000)
+        await provider.serve(customer, 900_000)
         policy = ClaimPolicy(max_at_risk="$1")
         claimer = claimer_of(provider, bell, policy)
         proxy.faults["eth_maxPriorityFeePerGas"] = result(hex(10**9))
@@ -360,7 +360,7 @@ async def test_case_35_in_a_gas_spike_what_is_under_the_limit_waits(devnet: Devn
         assert bell.standing(GasTooDear) == {show_address(provider.receiver)}
         proxy.faults.clear()
         await claimer.run_once()
-        assert await provider.claimed(customer) == 700_000
+        assert await provider.claimed(customer) == 900_000
         assert bell.standing(GasTooDear) == set()
 
 

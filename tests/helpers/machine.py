@@ -308,9 +308,9 @@ class ChannelMachine(RuleBasedStateMachine):
         refunding = self.channel.refunding.amount if self.channel.refunding else 0
         assert amount <= self.channel.balance - refunding, "granted out of a refund"
         if self.chain.withdraw_requested_at:
-            # Even a provider that has not noticed a withdrawal grants nothing in its last third.
+            # A provider that has not noticed a withdrawal grants nothing in its last two thirds.
             waited = self.now - self.chain.withdraw_requested_at
-            assert waited < CONFIG.withdraw_delay_seconds * 2 // 3
+            assert waited < CONFIG.withdraw_delay_seconds // 3
 
     def _charge(self, name: str, amount: int, answer: bytes = b"") -> object:
         payment, held = self.books.payments.get(name), name in self.channel.holds

@@ -68,9 +68,9 @@ def test_after_a_third_of_the_delay_the_chain_must_be_asked_again() -> None:
 
 
 def test_case_33_a_pending_withdrawal_is_served_until_its_margin_begins() -> None:
-    requested_at = NOW - 599
+    requested_at = NOW - 299
     leaving = channel(withdraw_requested_at=requested_at, withdraw_amount=10_000)
-    assert leaving.closing_at_ms() == (requested_at + 600) * 1000
+    assert leaving.closing_at_ms() == (requested_at + 300) * 1000
     assert held(leaving, ("a", 1, 1)).held == 1
     assert refusal(leaving, 1, 1, NOW_MS + 1000) is Reason.CHANNEL_CLOSING
 

@@ -46,7 +46,7 @@ local new = not has(r.w, amount) and less(r.f, amount)
 local committed = add(r.c, r.hp)
 local wanted = add(committed, price)
 local reason
-if requested > 0 and now >= (requested + delay - math.floor(delay / 3)) * 1000 then
+if requested > 0 and now >= (requested + math.floor(delay / 3)) * 1000 then
   reason = 'CHANNEL_CLOSING'
 elseif less(r.b, add(amount, refunding)) then
   reason = 'EXCEEDS_BALANCE'
