@@ -27,7 +27,7 @@ from helpers.agent import (
     required,
 )
 
-import paywall.client
+import paywall.drivers
 from paywall.client import AsyncClient, AsyncTransport, Client, Transport, patch, receipt
 from paywall.protocol.errors import (
     AgentError,
@@ -229,10 +229,10 @@ def test_case_54_proxies_certificates_and_http2_stay_those_of_the_user(wallet):
     mounted = Client(wallet=wallet, mounts=mounts, **settings)
     inner = client._transport_for_url(httpx.URL(URL))
     assert isinstance(inner, Transport)
-    assert "Proxy" in type(inner._inner._pool).__name__  # type: ignore[attr-defined]
+    assert "Proxy" in type(inner.inner._pool).__name__  # type: ignore[attr-defined]
     plain = mounted._transport_for_url(httpx.URL(URL))
     assert isinstance(plain, Transport)
-    assert plain._inner._pool._max_connections == 7  # type: ignore[attr-defined]
+    assert plain.inner._pool._max_connections == 7  # type: ignore[attr-defined]
     assert mounted._transport_for_url(httpx.URL("https://direct.example/")) is plain
     with mounted:
         assert mounted.get("http://mounted.example/").status_code == 200
@@ -386,7 +386,7 @@ def test_a_quotes_endless_body_is_not_read_to_its_end(wallet):
     with over(handler, wallet) as client:
         assert client.get(URL).status_code == 200
     assert endless.closed
-    assert endless.read <= paywall.client.MAX_DISCARDED_BYTES + 4096
+    assert endless.read <= paywall.drivers.MAX_DISCARDED_BYTES + 4096
 
 
 def test_case_48_a_streamed_upload_is_refused_unpaid_and_then_paid_on_the_first_try(wallet):

@@ -29,7 +29,7 @@ from helpers.agent import (
 )
 from msgspec import Raw
 
-from paywall import flow
+from paywall import sending
 from paywall.client import AsyncClient, Client, receipt
 from paywall.policy import ExactIntent, Intent
 from paywall.protocol.eip712 import address_of
@@ -53,7 +53,8 @@ USED = "invalid_exact_evm_nonce_already_used"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "RESEND_PAUSES_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr(sending, "RESEND_PAUSES_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr(sending, "PATIENCE_SECONDS", 0.004)
 
 
 @pytest.fixture

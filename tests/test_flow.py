@@ -27,7 +27,7 @@ from helpers.agent import (
 )
 
 from paywall.books import Turn
-from paywall.flow import pay, receipt, refund
+from paywall.flow import pay, refund
 from paywall.protocol.errors import (
     AgentError,
     InvalidQuote,
@@ -38,6 +38,7 @@ from paywall.protocol.errors import (
     ProviderMisbehaved,
 )
 from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
+from paywall.receipt import receipt
 from paywall.wallet import Wallet
 
 URL = "https://api.example/weather/paris"

@@ -1,0 +1,141 @@
+"""A payment whose answer does not come, by `next`, `send` and `throw`: how long it is insisted."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from helpers.agent import PRICE, encode, header_of, make_wallet, paid, required
+
+from paywall.books import Turn
+from paywall.flow import pay
+from paywall.protocol.errors import PaymentLost, PaymentRefused
+from paywall.protocol.limits import HOLD_SECONDS
+from paywall.sending import PATIENCE_SECONDS, RESEND_PAUSES_SECONDS, Flow
+from paywall.wallet import Wallet
+
+URL = "https://api.example/x"
+IDS = {"payment-identifier": {"info": {"required": False}}}
+SILENCE = httpx.ReadTimeout("slow")
+
+
+@pytest.fixture
+def wallet() -> Iterator[Wallet]:
+    one = make_wallet()
+    yield one
+    one.close()
+
+
+def begun(wallet: Wallet) -> tuple[Flow, httpx.Request]:
+    """A conversation that has just sent its payment to a provider that knows payment ids."""
+    flow = pay(wallet, httpx.Request("POST", URL, content=b"body"))
+    next(flow)
+    return flow, request_of(flow.send(required(extensions=IDS)))
+
+
+def request_of(step: httpx.Request | Turn) -> httpx.Request:
+    assert isinstance(step, httpx.Request)
+    return step
+
+
+def answer(flow: Flow, told: httpx.Response | Exception) -> httpx.Request | Turn:
+    return flow.throw(told) if isinstance(told, Exception) else flow.send(told)
+
+
+def in_progress() -> httpx.Response:
+    told = {"success": False, "errorReason": "payment_in_progress", "transaction": ""}
+    return httpx.Response(503, headers={"payment-response": encode(told | {"network": "n"})})
+
+
+def insist(flow: Flow, told: list[httpx.Response | Exception]) -> list[float]:
+    """Answers each sending with the next of these; how long it paused before it sent again."""
+    pauses = []
+    for each in told:
+        turn = answer(flow, each)
+        assert isinstance(turn, Turn)
+        pauses.append(turn.seconds)
+        request_of(flow.send(None))
+    return pauses
+
+
+def test_case_49_silence_is_met_with_the_same_payment_a_few_times(wallet):
+    flow, first = begun(wallet)
+    for pause in RESEND_PAUSES_SECONDS:
+        turn = flow.throw(httpx.ReadTimeout("slow"))
+        assert isinstance(turn, Turn)
+        assert turn.seconds == pause
+        again = request_of(flow.send(None))
+        assert (header_of(again), again.read()) == (header_of(first), b"body")
+    with pytest.raises(PaymentLost):
+        flow.throw(httpx.ReadTimeout("slow"))
+    assert wallet.spent() == PRICE
+    assert wallet.file.accounts()[0].flying == 0
+
+
+def test_case_49_a_provider_that_says_it_serves_is_given_as_long_as_a_hold_lasts(wallet):
+    flow, _ = begun(wallet)
+    waited = 0.0
+    while waited < PATIENCE_SECONDS:
+        waited += sum(insist(flow, [in_progress()]))
+    assert HOLD_SECONDS < waited <= PATIENCE_SECONDS + max(RESEND_PAUSES_SECONDS)
+    with pytest.raises(PaymentLost):
+        flow.send(in_progress())
+    assert wallet.spent() == PRICE
+
+
+def test_a_worker_that_died_costs_time_and_nothing_else(wallet):
+    """Silence, a restart, a hold that still lasts, and then the answer to the same payment."""
+    flow, first = begun(wallet)
+    dead: list[httpx.Response | Exception] = [httpx.ReadError("x"), httpx.ConnectError("x")]
+    pauses = insist(flow, [*dead, *(in_progress() for _ in range(16))])
+    assert sum(pauses) > HOLD_SECONDS - max(RESEND_PAUSES_SECONDS)
+    with pytest.raises(StopIteration) as done:
+        flow.send(paid(first))
+    assert done.value.value.status_code == 200
+    assert wallet.spent() == PRICE
+
+
+@pytest.mark.parametrize("told", [httpx.Response(504), httpx.Response(502), in_progress(), SILENCE])
+def test_who_gives_up_while_it_pauses_has_spent_it(wallet, told):
+    flow, _ = begun(wallet)
+    assert isinstance(answer(flow, told), Turn)
+    flow.close()
+    account = wallet.file.accounts()[0]
+    assert (account.charged, account.flying) == (PRICE, 0)
+
+
+def test_an_answer_that_cannot_be_read_is_no_reason_to_pay_again_nor_to_stay_in_flight(wallet):
+    flow, _ = begun(wallet)
+    with pytest.raises(PaymentRefused):
+        flow.send(httpx.Response(503, headers={"payment-response": "%%%"}))
+    account = wallet.file.accounts()[0]
+    assert (account.charged, account.flying) == (PRICE, 0)
+
+
+def test_a_key_that_does_not_sign_costs_nothing(wallet, monkeypatch):
+    def broken(_: object) -> str:
+        raise OSError("the key is elsewhere")
+
+    monkeypatch.setattr(wallet, "sign", broken)
+    flow = pay(wallet, httpx.Request("GET", URL))
+    next(flow)
+    with pytest.raises(OSError, match="elsewhere"):
+        flow.send(required())
+    assert (wallet.spent(), wallet.file.totals().outlay) == (0, 0)
+
+
+def test_an_upload_that_ran_away_is_not_sent_again(wallet):
+    known = pay(wallet, httpx.Request("POST", URL))
+    next(known)
+    known.close()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"once"
+
+    flow, first = begun(wallet)
+    with pytest.raises(StopIteration):
+        flow.send(paid(first))
+    upload = pay(wallet, httpx.Request("POST", URL, content=chunks()))
+    assert header_of(request_of(next(upload)))
+    with pytest.raises(PaymentLost):
+        upload.throw(httpx.ReadTimeout("slow"))
+    assert wallet.spent() == 2 * PRICE
