@@ -11,7 +11,7 @@ import pytest
 import paywall.protocol
 
 HEART = Path(paywall.protocol.__file__).parent
-HEAVY = {"web3", "redis", "httpx", "starlette", "eth_tester", "eth", "vyper", "fastapi"}
+HEAVY = {"web3", "redis", "httpx", "httpx2", "starlette", "eth_tester", "eth", "vyper", "fastapi"}
 
 
 def loaded_by(statement: str) -> set[str]:
