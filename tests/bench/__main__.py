@@ -1,4 +1,4 @@
-"""`python -m bench`: what a paid request costs. `--quick` for a look, without it for figures.
+"""`python -m bench`: what a paid request costs, beside other paywalls. `--quick` for a look.
 
 Tables go to the terminal, and everything to `.bench/latest.json`.
 """
@@ -8,40 +8,46 @@ import asyncio
 import os
 import platform
 import sys
+import time
 
-from bench import report
-from bench.redis_cost import Findings, many_channels, paid_requests
-from bench.requests_cost import today, whole_requests
+from bench import gas, report
+from bench.findings import Findings
+from bench.memory_cost import process_memory
+from bench.paid import paid_requests
+from bench.redis_cost import many_channels, store_requests
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="what a paid request costs")
-    parser.add_argument("--requests", type=int, default=8_000, help="per round")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--channels", type=int, default=1_000_000)
-    parser.add_argument("--quick", action="store_true", help="few rounds, 100,000 channels")
+    parser.add_argument("--requests", type=int, default=6_400, help="per cell and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--channels", type=int, default=1_000_000, help="in Redis at once")
+    parser.add_argument("--gas-channels", type=int, default=500)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     told = parser.parse_args()
     if told.quick:
-        told.requests, told.rounds, told.channels = 2_000, 3, 100_000
+        told.requests, told.rounds, told.channels, told.gas_channels = 1_600, 2, 100_000, 120
     return told
 
 
-async def _bench(requests: int, rounds: int, channels: int) -> Findings:
+def _measured(told: argparse.Namespace) -> Findings:
     found = Findings()
-    print("paid requests in Redis …", file=sys.stderr)
-    await paid_requests(found, requests, rounds)
-    print("paid requests in a worker …", file=sys.stderr)
-    await whole_requests(found, requests // 2, rounds)
-    print(f"{channels:,} channels …", file=sys.stderr)
-    await many_channels(found, channels, 2 * rounds)
+    paid_requests(found, told.requests, told.rounds)
+    print("verbs in Redis …", file=sys.stderr)
+    asyncio.run(store_requests(found, told.requests, told.rounds))
+    print(f"{told.channels:,} channels …", file=sys.stderr)
+    asyncio.run(many_channels(found, told.channels, 2 * told.rounds))
+    process_memory(found)
+    print("gas …", file=sys.stderr)
+    found.figures["gas"] = gas.figures(told.gas_channels)
     return found
 
 
 def main() -> None:
     told = _arguments()
-    found = asyncio.run(_bench(told.requests, told.rounds, told.channels))
+    found = _measured(told)
     machine = {
-        "date": today(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "channels": told.channels,

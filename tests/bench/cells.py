@@ -16,12 +16,13 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Cell:
-    """One thing that was measured; each list has a figure per round."""
+    """One thing that was measured: a figure per round, and `milliseconds` of every request."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     cpu_seconds: dict[str, list[float]] = field(default_factory=dict)
+    milliseconds: list[float] = field(default_factory=list)
     more: dict[str, float] = field(default_factory=dict)
 
     @property

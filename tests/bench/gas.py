@@ -125,6 +125,17 @@ def rows_of(gas: Gas, channels: int, vouchers: int) -> list[tuple[str, int, str]
     return table
 
 
+def figures(channels: int, vouchers: int = 20) -> dict[str, int | float]:
+    """For the benchmark's JSON: units of gas, and the fee of a request in dollars."""
+    gas = asyncio.run(measure(channels, vouchers))
+    told: dict[str, int | float] = {
+        label: used for label, used, _ in rows_of(gas, channels, vouchers)
+    }
+    collect = (sum(used for _, used in gas.claims) + gas.settle) / (channels * vouchers)
+    fee = TERMS.fee(round(collect * 1000) * GAS_PRICE_WEI) / 1000 / 10**6
+    return told | {"fee_per_request_usd_at_0_01_gwei": round(fee, 8)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.gas", description="what collecting costs")
     parser.add_argument("--channels", type=int, default=500)

@@ -12,16 +12,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from statistics import median
-from typing import Any, Final
+from typing import Final
 from unittest.mock import patch
 
 from helpers.channels import CONFIG, NETWORK, config, voucher
 from helpers.redis_server import RedisServer, running
 
 from bench.cells import Cell, Clock, measure
+from bench.findings import Findings
 from paywall.protocol.channel import ChainState
 from paywall.protocol.once import Answer, Ticket, encode_answer
 from paywall.stores.redis import RedisStore
@@ -55,12 +56,6 @@ class Account:
 
     channel_id: bytes
     total: int = 0
-
-
-@dataclass
-class Findings:
-    cells: list[Cell] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -136,7 +131,7 @@ class PaidRequests:
         }
 
 
-async def paid_requests(found: Findings, requests: int, rounds: int) -> None:
+async def store_requests(found: Findings, requests: int, rounds: int) -> None:
     """The three ways, taking turns."""
     ways = {
         "redis: one at a time": (1, False),
@@ -146,7 +141,7 @@ async def paid_requests(found: Findings, requests: int, rounds: int) -> None:
     cells = {name: Cell(name) for name in ways}
     traffic: dict[str, dict[str, int]] = {}
     with running(fsync="everysec") as server:
-        clocks: dict[str, Clock] = {"worker": time.process_time, "redis": _redis_cpu(server)}
+        clocks: dict[str, Clock] = {"worker": time.process_time, "redis": redis_cpu(server)}
         async with _opened(server) as store:
             accounts = [await _open_channel(store, number) for number in range(IN_FLIGHT)]
             work = PaidRequests(server, store, accounts)
@@ -168,7 +163,7 @@ async def paid_requests(found: Findings, requests: int, rounds: int) -> None:
         "redis_bytes_per_paid_request": coalesced.more["bytes_per_request"],
         "redis_reads_per_paid_request": coalesced.more["reads_per_request"],
     }
-    found.figures.setdefault("ratios", {})["coalesced_of_alone"] = round(
+    found.ratios["coalesced_of_alone"] = round(
         coalesced.requests_per_second / alone_cell.requests_per_second, 3
     )
 
@@ -187,7 +182,7 @@ async def _round(
         await measure(cell, clocks, requests, lambda: work.serve(requests, at_once))
 
 
-def _redis_cpu(server: RedisServer) -> Clock:
+def redis_cpu(server: RedisServer) -> Clock:
     def spent() -> float:
         with server.client() as client:
             used = client.info("cpu")
@@ -268,9 +263,8 @@ async def many_channels(found: Findings, channels: int, rounds: int) -> None:
         str(FEW): _reserve_figures(few),
         str(channels): _reserve_figures(many),
     }
-    ratios = found.figures.setdefault("ratios", {})
-    ratios["reserve_1e6_of_1e3"] = round(median(many.seconds) / median(few.seconds), 3)
-    ratios["reserve_1e6_of_1e3_in_server"] = round(
+    found.ratios["reserve_1e6_of_1e3"] = round(median(many.seconds) / median(few.seconds), 3)
+    found.ratios["reserve_1e6_of_1e3_in_server"] = round(
         median(many.server_us) / median(few.server_us), 3
     )
 
