@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check soak bench install clean redis
+.PHONY: demo test check soak bench cases install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -21,6 +21,9 @@ soak: $(VENV)/.development redis  ## many workers, agents and faults on one Redi
 
 bench: $(VENV)/.development redis ## what a paid request costs; a table, and .bench/latest.json
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+cases: $(VENV)/.development redis ## what must not go wrong, and the tests that hold it, run
+	@PYTHONPATH=tests $(BIN)/python -m cases $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
 
