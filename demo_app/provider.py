@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from paywall import USDC, Node, Paywall, payment_of, upto
+from paywall import USDC, Node, Paywall, payment_of, per_token, upto
 
 
 async def home(request: Request) -> JSONResponse:
@@ -32,16 +32,14 @@ async def weather(request: Request) -> JSONResponse:
 async def chat(request: Request) -> StreamingResponse:
     """Echoes the message word by word; every word that is sent costs $0.0001."""
     message = (await request.json())["message"]
-    payment = payment_of(request)
 
     async def words() -> AsyncIterator[str]:
         for word in message.split():
-            if payment.charge("$0.0001") == 0:
-                break  # the ceiling is reached
             yield f"data: {word}\n\n"
             await asyncio.sleep(0.01)
 
-    return StreamingResponse(words(), media_type="text/event-stream")
+    charged = per_token(payment_of(request), words(), "$0.0001")
+    return StreamingResponse(charged, media_type="text/event-stream")
 
 
 app = Paywall(

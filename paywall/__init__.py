@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from paywall.asgi import Payment, Paywall, payment_of
+    from paywall.asgi import Paywall
     from paywall.chain.devnet import Devnet
     from paywall.chain.facilitator import Facilitator
     from paywall.chain.node import Node
     from paywall.client import AsyncClient, AsyncTransport, Client, Transport, patch, receipt
-    from paywall.prices import upto
+    from paywall.exchange import Payment
+    from paywall.kinds import CLOSED, free_first, pass_for, upto
+    from paywall.meter import Meter, per_byte, per_second, per_token
     from paywall.protocol.errors import (
         AgentError,
         ConfigurationError,
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
         ProviderMisbehaved,
     )
     from paywall.protocol.money import USDC, Asset
+    from paywall.routes import charge, paid, payment_of
     from paywall.stores import open_store
     from paywall.wallet import Wallet
 
 _HOME: Final = {
-    "paywall.asgi": ("Payment", "Paywall", "payment_of"),
+    "paywall.asgi": ("Paywall",),
     "paywall.chain.devnet": ("Devnet",),
     "paywall.chain.facilitator": ("Facilitator",),
     "paywall.chain.node": ("Node",),
@@ -42,7 +45,10 @@ _HOME: Final = {
         "patch",
         "receipt",
     ),
-    "paywall.prices": ("upto",),
+    "paywall.exchange": ("Payment",),
+    "paywall.kinds": ("CLOSED", "free_first", "pass_for", "upto"),
+    "paywall.meter": ("Meter", "per_byte", "per_second", "per_token"),
+    "paywall.routes": ("charge", "paid", "payment_of"),
     "paywall.protocol.errors": (
         "AgentError",
         "ConfigurationError",
@@ -61,6 +67,7 @@ _MODULE_OF: Final = {name: module for module, names in _HOME.items() for name in
 
 __version__: Final = "0.1.0"
 __all__ = [
+    "CLOSED",
     "USDC",
     "AgentError",
     "Asset",
@@ -70,6 +77,7 @@ __all__ = [
     "ConfigurationError",
     "Devnet",
     "Facilitator",
+    "Meter",
     "NoAcceptableOffer",
     "Node",
     "OverBudget",
@@ -81,9 +89,16 @@ __all__ = [
     "ProviderMisbehaved",
     "Transport",
     "Wallet",
+    "charge",
+    "free_first",
     "open_store",
+    "paid",
+    "pass_for",
     "patch",
     "payment_of",
+    "per_byte",
+    "per_second",
+    "per_token",
     "receipt",
     "upto",
 ]

@@ -130,6 +130,11 @@ def unforged(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 def paid_headers(headers: Headers, receipt: str) -> Headers:
     """The app's own headers, kept private, with the receipt."""
+    return [*private_headers(headers), (_RECEIPT, receipt.encode())]
+
+
+def private_headers(headers: Headers) -> Headers:
+    """The app's own headers, so that no shared cache gives the answer to somebody else."""
     exposed, cache = [EXPOSED], []
     kept = []
     for name, value in headers:
@@ -144,7 +149,6 @@ def paid_headers(headers: Headers, receipt: str) -> Headers:
         *kept,
         (b"cache-control", _private(b", ".join(cache))),
         (b"access-control-expose-headers", b", ".join(exposed)),
-        (_RECEIPT, receipt.encode()),
     ]
 
 

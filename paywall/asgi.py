@@ -13,13 +13,15 @@ Our own fault is 503 with `Retry-After`, never a fresh 402. A WebSocket on a pri
 """
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Literal
 from urllib.parse import quote as quote_path
 
+from starlette.applications import Starlette
 from starlette.datastructures import URL
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.alarms import Listener, to_log
@@ -34,22 +36,27 @@ from paywall.answers import (
 )
 from paywall.chain import Chain
 from paywall.collector import collector_of
+from paywall.declared import declared_in
 from paywall.exact_gate import ExactRules
 from paywall.exchange import Exchange, Payment, send_withheld
+from paywall.free import FreeExchange
 from paywall.gate import Gate
-from paywall.prices import ANY, FixedPrice, Price, PriceTable, Rule, UpTo
+from paywall.kinds import CLOSED
+from paywall.prices import ANY, Price, PriceTable, Rule
 from paywall.protocol.channel import RefusedByChannel
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
-from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES, MAX_PRICED_BODY_BYTES
+from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES
 from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import Resource, show_bytes
 from paywall.quote import Quote
-from paywall.receipts import Repeated
+from paywall.receipts import FreeAdmission, Repeated
 from paywall.refunds import Refunded
+from paywall.routes import payment_of
 from paywall.stores import DEFAULT_STORE, Store, open_store
+from paywall.tariff import asked, price_of, tariff_of
 
 log = logging.getLogger("paywall")
 
@@ -57,16 +64,11 @@ _COLLECT: Final = ClaimPolicy()
 _SIGNATURE: Final = b"payment-signature"
 _V1: Final = b"x-payment"
 _PATH_SIGNS: Final = "/:@!$&'()*+,;=~"
-_UNREADABLE: Final = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    ClientDisconnect,
-)
-"""What an owner's price function raises at a body that is not what it reads, or that breaks off."""
 _OVERRIDES: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+
+
+Exempt = Callable[[Request], Awaitable[bool]]
+"""The owner's own check: whether a request may pass without paying."""
 
 
 class Paywall:
@@ -76,6 +78,10 @@ class Paywall:
     of the request). `pay_to` is the wallet that is paid, `asset` the token, `chain` the way to its
     network (a `Node`), whose authorizer key signs claims and refunds. `store` is a URL or a Store.
     Amounts such as `min_deposit` are prices. Raises ConfigurationError when it cannot work.
+
+    Prices may also stand at the routes (`paywall.paid`, `paywall.charge`). What has no price is
+    free, or with `unpriced="closed"` not to be had. `exempt` is asked for each priced request
+    whether it may pass without paying, as who has paid in another way does.
 
     `schemes` are what is offered: vouchers of a channel first, then single transfers. A transfer is
     a transaction at the provider's cost, so none is offered below `exact_minimum`, nor on a metered
@@ -91,7 +97,7 @@ class Paywall:
         self,
         app: ASGIApp,
         *,
-        prices: Mapping[str, Price],
+        prices: Mapping[str, Price] | None = None,
         pay_to: str,
         chain: Chain,
         asset: Asset = USDC.base,
@@ -104,6 +110,8 @@ class Paywall:
         settle_first: bool = False,
         public_url: str | None = None,
         description: str | None = None,
+        unpriced: Literal["free", "closed"] = "free",
+        exempt: Exempt | None = None,
         collect: ClaimPolicy | None = _COLLECT,
         alarms: Listener = to_log,
     ) -> None:
@@ -126,15 +134,16 @@ class Paywall:
             channels=batch.SCHEME in schemes,
         )
         self._collector = collector_of(self.gate.store, chain, asset, collect, alarms)
-        self._table = PriceTable(prices)
+        self._prices = prices or {}
+        self._closed = _is_closed(unpriced)
+        self._exempt = exempt
+        self._table: PriceTable | None = None
         self._public_url = public_url.rstrip("/") if public_url else None
         self._description = description
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
-        for rule in self._table.rules:
-            if rule.price is not None and not callable(rule.price):
-                units = _units(rule, rule.price, asset)
-                self.gate.quote(units, isinstance(rule.price, UpTo))  # no customer should find out
+        if prices is not None:
+            self._checked(PriceTable(prices, closed=self._closed))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -145,6 +154,42 @@ class Paywall:
             await self._lifespan(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    # -- Prices ----------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> PriceTable:
+        """The one price table: what is written here, and then what the app's routes declare."""
+        return self._price_table({})
+
+    def _price_table(self, scope: Scope) -> PriceTable:
+        """Read once, when the app starts. Raises ConfigurationError."""
+        if self._table is None:
+            app = self._declaring_app(scope)
+            declared = declared_in(app) if app else []
+            table = PriceTable(self._prices, declared, self._closed)
+            self._table = self._checked(table)
+        return self._table
+
+    def _declaring_app(self, scope: Scope) -> Starlette | None:
+        """The app whose routes may have prices: the one inside, or whose middleware we are."""
+        if isinstance(self.app, Starlette):
+            return self.app
+        app = scope.get("app")
+        if isinstance(app, Starlette) and any(
+            inspect.isclass(one.cls) and issubclass(one.cls, Paywall) for one in app.user_middleware
+        ):
+            return app
+        return None
+
+    def _checked(self, table: PriceTable) -> PriceTable:
+        """No customer should be the one who finds a price that cannot be paid."""
+        for rule in table.rules:
+            if rule.price not in (None, CLOSED) and not callable(rule.price):
+                tariff = tariff_of(rule, rule.price, self.gate.terms.asset)
+                assert tariff is not None, "it has a price"
+                self.gate.quote(tariff.units, tariff.metered)
+        return table
 
     # -- Life ------------------------------------------------------------------------------------
 
@@ -174,6 +219,7 @@ class Paywall:
         """Opens before the app starts, closes after it has stopped; also for an app without one."""
         first: Message | None = await receive()
         try:
+            self._price_table(scope)
             await self.open()
         except PaymentError as error:
             return await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -207,21 +253,32 @@ class Paywall:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             rule = self._rule(scope)
-            if rule is None:
-                return await self.app(scope, receive, send)
-            if not self._is_open:
-                await self.open()
-            price, receive = await _price(rule, scope, receive)
-            if price is None:
-                return await self.app(scope, receive, send)
-            units, metered = _units(rule, price, self.gate.terms.asset), isinstance(price, UpTo)
-            quote = self.gate.quote(units, metered)
+            tariff = None
+            if rule is not None:
+                if not self._is_open:
+                    await self.open()
+                price, receive = await price_of(rule, scope, receive)
+                tariff = tariff_of(rule, price, self.gate.terms.asset)
+            if tariff is not None:
+                quote = self.gate.quote(tariff.units, tariff.metered)
         except Refused as refusal:
             return await send_refusal(scope, send, refusal)
         except (Unavailable, ConfigurationError) as error:
             log.error("not available: %s", error)
             return await send_unavailable(scope, send)
-        await self._priced(quote, metered, scope, receive, send)
+        if tariff is None:
+            return await self.app(scope, receive, send)
+        if self._exempt:
+            exempt, receive = await asked(self._exempt, scope, receive)
+            if exempt:
+                return await self._free(FreeAdmission(tariff.units), scope, receive, send)
+        await self._priced(quote, tariff.metered, scope, receive, send)
+
+    async def _free(
+        self, admission: FreeAdmission, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        asset = self.gate.terms.asset
+        await FreeExchange(admission, asset, scope, send).run(self.app, receive)
 
     async def _priced(
         self, quote: Quote, metered: bool, scope: Scope, receive: Receive, send: Send
@@ -262,7 +319,7 @@ class Paywall:
         if any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"]):
             method = ANY
         raw_path = scope.get("raw_path") or b""
-        return self._table.find(
+        return self._price_table(scope).find(
             method,
             scope["path"],
             raw_path if b"%" in raw_path else b"",
@@ -282,13 +339,14 @@ class Paywall:
         return Resource(url, self._description)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        table = self._price_table(scope)
         try:
             raw_path = scope.get("raw_path") or b""
             path, root = scope["path"], scope.get("root_path", "")
-            rule = self._table.find(ANY, path, raw_path if b"%" in raw_path else b"", root)
+            free = table.find(ANY, path, raw_path if b"%" in raw_path else b"", root) is None
         except Refused:
-            rule = self._table.rules[0]
-        if rule is None:
+            free = False
+        if free:
             return await self.app(scope, receive, send)
         await receive()  # websocket.connect
         await send({"type": "websocket.close", "code": 1008, "reason": "payment required"})
@@ -298,6 +356,12 @@ def _asked(scope: Scope) -> bytes:
     """What a payment's id is good for: the request, less its headers and body."""
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     return b" ".join((scope["method"].encode(), path, scope.get("query_string", b"")))
+
+
+def _is_closed(unpriced: str) -> bool:
+    if unpriced not in ("free", "closed"):
+        raise ConfigurationError(f"unpriced: {unpriced!r} is neither 'free' nor 'closed'")
+    return unpriced == "closed"
 
 
 def _exact_rules(schemes: Sequence[str], minimum: int, settle_first: bool) -> ExactRules | None:
@@ -312,14 +376,6 @@ def _address(text: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise ConfigurationError(f"pay_to: {text!r} is not an address") from error
-
-
-def _units(rule: Rule, price: str | UpTo, asset: Asset) -> int:
-    """A price in atomic units. Raises ConfigurationError for one that cannot be paid."""
-    text = price.price if isinstance(price, UpTo) else price
-    if not isinstance(text, str):
-        raise ConfigurationError(f"{rule.pattern!r}: {text!r} is not a price")
-    return asset.units(text)
 
 
 def _payment_header(scope: Scope) -> str | None:
@@ -339,57 +395,6 @@ def _payment_header(scope: Scope) -> str | None:
         raise Refused(Reason.HEADER_TOO_LARGE)
     header: str = value.decode("latin-1")
     return header
-
-
-async def _price(rule: Rule, scope: Scope, receive: Receive) -> tuple[FixedPrice, Receive]:
-    """The price of this request, and a receive that gives the app every byte that pricing read."""
-    if not callable(rule.price):
-        return rule.price, receive
-    replay = _Replay(receive)
-    try:
-        price = await rule.price(Request(scope, replay.read))
-    except ConfigurationError:
-        raise
-    except _UNREADABLE as error:
-        log.info("no price for %s %s: %r", scope["method"], rule.pattern, error)
-        raise Refused(Reason.UNPRICEABLE) from error
-    return price, replay.again()
-
-
-class _Replay:
-    """Lets a price function read the body, within bounds, and gives the app the same again."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._read: list[Message] = []
-        self._size = 0
-
-    async def read(self) -> Message:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        if self._size > MAX_PRICED_BODY_BYTES:
-            raise Refused(Reason.BODY_TOO_LARGE)
-        self._read.append(message)
-        return message
-
-    def again(self) -> Receive:
-        if not self._read:
-            return self._receive
-        messages = iter(self._read)
-
-        async def receive() -> Message:
-            return next(messages, None) or await self._receive()
-
-        return receive
-
-
-def payment_of(request: HTTPConnection | Scope) -> Payment:
-    """The payment of the request that a handler is serving. Raises LookupError on a free one."""
-    scope = request.scope if isinstance(request, HTTPConnection) else request
-    payment = scope.get("payment")
-    if not isinstance(payment, Payment):
-        raise LookupError("this request was not paid for: its route has no price")
-    return payment
 
 
 __all__ = ["Payment", "Paywall", "payment_of"]

@@ -24,7 +24,7 @@ from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.money import Asset
 from paywall.protocol.once import Answer
 from paywall.protocol.x402 import show_address
-from paywall.receipts import Admitted
+from paywall.receipts import Admitted, FreeAdmission
 
 log = logging.getLogger("paywall")
 
@@ -43,7 +43,7 @@ class Payment:
 
     __slots__ = ("_asset", "_charged", "_closed", "_fits", "amount", "channel", "payer")
 
-    def __init__(self, admission: Admitted, asset: Asset) -> None:
+    def __init__(self, admission: Admitted | FreeAdmission, asset: Asset) -> None:
         self.payer = show_address(admission.payer)
         self.channel = admission.channel
         self.amount = admission.price
@@ -74,6 +74,11 @@ class Payment:
         return self.amount - self._charged
 
     @property
+    def asset(self) -> Asset:
+        """The token that is paid."""
+        return self._asset
+
+    @property
     def charged(self) -> int:
         """What this request costs as things stand: the full price unless `charge` was called."""
         return self.amount if self._charged is None else self._fits(self._charged)
@@ -85,6 +90,12 @@ class Payment:
 
     def __repr__(self) -> str:
         return f"<Payment of {self._asset.show(self.amount)} by {self.payer}>"
+
+
+def with_payment(scope: Scope, payment: Payment) -> Scope:
+    """The request as its handler sees it."""
+    state = {**scope.get("state", {}), "payment": payment}
+    return {**scope, "payment": payment, "state": state}
 
 
 class Exchange:
@@ -121,8 +132,7 @@ class Exchange:
         self._answered = False
         self._muted = False
         self._kept: Message | None = None
-        state = {**scope.get("state", {}), "payment": self.payment}
-        self._scope: Scope = {**scope, "payment": self.payment, "state": state}
+        self._scope = with_payment(scope, self.payment)
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the app; whatever happens, the exchange reaches its end."""

@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw
 
 from paywall.protocol.channel import ChainState, Channel, Standing
 from paywall.protocol.errors import Refused
-from paywall.protocol.money import Address
+from paywall.protocol.money import ZERO_ADDRESS, Address
 from paywall.protocol.once import Answer, Ticket
 from paywall.protocol.schemes.batch import ReceiptExtra, VoucherPayment, channel_state
 from paywall.protocol.schemes.exact import ExactPayment
@@ -101,6 +101,24 @@ class ExactAdmission:
 
 
 Admitted = Admission | ExactAdmission
+
+
+@dataclass(frozen=True, slots=True)
+class FreeAdmission:
+    """A request that is served and not charged; `payer` is the zero address when nobody is known.
+
+    `price` is what it would cost others.
+    """
+
+    price: int
+    payer: Address = ZERO_ADDRESS
+
+    @property
+    def channel(self) -> str | None:
+        return None
+
+    def fits(self, amount: int) -> int:
+        return 0
 
 
 def paid(admission: Admission, chain: ChainState, amount: int, total: int) -> str:

@@ -39,7 +39,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.asgi import Paywall, payment_of
-from paywall.prices import FixedPrice, upto
+from paywall.kinds import FixedPrice, upto
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError
 from paywall.protocol.limits import MAX_HEADERS, MAX_PRICED_BODY_BYTES
 from paywall.protocol.money import USDC

@@ -31,7 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.asgi import Paywall, payment_of
-from paywall.prices import upto
+from paywall.kinds import upto
 
 METERED = {"/priced": upto(PRICED)}
 

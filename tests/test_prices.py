@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paywall.prices import ANY, Price, PriceTable, upto
+from paywall.kinds import upto
+from paywall.prices import ANY, Price, PriceTable
 from paywall.protocol.errors import ConfigurationError, Refused
 
 
@@ -464,3 +465,17 @@ async def test_case_03_a_request_that_asks_for_another_verb_is_priced_for_it(nam
     for verb in ("GET", "OPTIONS"):
         answer = await ask(app, "/secret", verb, headers=[(name, b"POST")])
         assert answer.status == 402
+
+
+def test_a_rule_names_the_parameters_of_a_path() -> None:
+    table = PriceTable({"GET /a/{city}/{rest:path}": "$1"})
+    rule = table.find("GET", "/a/paris/x/y", b"", "")
+    assert rule is not None
+    assert rule.parameters("/a/paris/x/y", "") == {"city": "paris", "rest": "x/y"}
+    assert rule.parameters("/api/a/paris/", "/api") == {"city": "paris", "rest": ""}
+    assert rule.parameters("/A/paris/x", "") == {}
+
+
+def test_a_parameter_that_stands_twice_is_no_pattern() -> None:
+    with pytest.raises(ConfigurationError, match="x"):
+        PriceTable({"/{x}/{x}": "$1"})

@@ -42,6 +42,7 @@ class Reason(Enum):
     BODY_TOO_LARGE = ("request_body_too_large", 413, "The body is too large for a price by body.")
     UNPRICEABLE = ("unpriceable_request", 400, "No price can be worked out for this request.")
     MALFORMED_PATH = ("invalid_path", 400, "The request's path is malformed or ambiguous.")
+    CLOSED = ("not_found", 404, "There is nothing here.")
     PAYMENT_ID = ("invalid_payment_identifier", 400, "A payment id is 16 to 128 of A-Za-z0-9_-.")
     PAYMENT_ID_REUSED = ("payment_identifier_conflict", 409, "This id belongs to another payment.")
     ANSWER_NOT_KEPT = (

@@ -71,6 +71,11 @@ MAX_ANSWER_BYTES: Final = 16 * 1024
 SLIP_MARGIN_SECONDS: Final = ANSWER_SECONDS
 """How long a one-shot payment is remembered after its authorization has expired."""
 
+# -- Passes and free requests --------------------------------------------------------------------
+DAY_SECONDS: Final = 86_400
+MAX_PASS_SECONDS: Final = 366 * DAY_SECONDS
+"""The longest that a pass opens, or a count of free requests runs."""
+
 # -- Claims --------------------------------------------------------------------------------------
 MAX_CLAIM_ROWS: Final = 100
 """Rows in one claim transaction; the official facilitators take no more."""
