@@ -38,6 +38,13 @@ class PoisonRow(Alarm):
     """The contract will not take one channel's claim; it was set aside."""
 
 
+class ClaimFailed(Alarm):
+    """A claim that was rehearsed well is said to be mined, and the contract does not show it.
+
+    The endpoint lies, or somebody moved a channel meanwhile. It is tried again.
+    """
+
+
 class ClaimLate(Alarm):
     """A payer is withdrawing, the safety margin has begun, and its channel is not claimed yet."""
 

@@ -26,9 +26,10 @@ from paywall.chain.own import OwnChain
 from paywall.chain.returns import Returns
 from paywall.chain.round import Round
 from paywall.chain.sift import sift
-from paywall.chain.watcher import Watch, Watcher
+from paywall.chain.watcher import Watch, Watcher, in_turns, reread
 from paywall.clock import steady_time
 from paywall.protocol import claims
+from paywall.protocol.channel import Channel
 from paywall.protocol.claims import Assets, Batch, ClaimPolicy
 from paywall.protocol.errors import ChainUnavailable, Unavailable
 from paywall.protocol.lease import LeaseLost
@@ -39,6 +40,8 @@ log = logging.getLogger("paywall.claimer")
 
 LEASE_SECONDS: Final = 30
 RENEW_SECONDS: Final = 10
+ALL_ROWS: Final = 1_000_000
+"""More channels than owe anything at one time."""
 assert 2 * RENEW_SECONDS < LEASE_SECONDS, "one missed renewal must not lose the lease"
 
 
@@ -154,13 +157,15 @@ async def claim(
 ) -> list[Claimed]:
     """Claims every channel of the chain's network that owes at least `min_amount` atomic units.
 
-    Calls `progress(batches done, of)`; a row that the contract will not take is left out and told
-    to `alarms`. Raises ChainUnavailable; what was claimed until then stays claimed, and the store
-    knows it.
+    They are read from the chain first, for somebody may have been killed between a claim and its
+    record. Calls `progress(batches done, of)`; a row that the contract will not take is left out
+    and told to `alarms`. Raises ChainUnavailable; what was claimed until then stays claimed, and
+    the store knows it.
     """
     board = Board(alarms)
-    due = [channel for channel in await store.claimable() if channel.network == chain.network]
-    batches = claims.batches(due, min_amount)
+    owed = await owing(store, chain.network)
+    due = await in_turns([reread(store, chain, channel) for channel in owed])
+    batches = claims.batches([channel for channel in due if channel], min_amount)
     done = []
     for number, batch in enumerate(batches):
         progress(number, len(batches))
@@ -168,9 +173,7 @@ async def claim(
         if not batch.channels:
             continue
         mined = await chain.claim(batch)
-        for channel in batch.channels:
-            state = await chain.channel(channel.channel_id)
-            await store.record(channel.channel_id, channel.network, channel.config, state, 0)
+        await in_turns([reread(store, chain, channel) for channel in batch.channels])
         done.append(Claimed(batch, mined))
     progress(len(batches), len(batches))
     return done
@@ -183,6 +186,11 @@ async def _without_poison(chain: Chain, batch: Batch, board: Board) -> Batch:
     for channel, reason in bad:
         ring_poison(board, channel, reason)
     return good
+
+
+async def owing(store: Store, network: str) -> list[Channel]:
+    """Every channel of a network that owes something, the largest sums first."""
+    return [channel for channel in await store.claimable(ALL_ROWS) if channel.network == network]
 
 
 async def receivers(store: Store, network: str) -> set[tuple[Address, Address]]:

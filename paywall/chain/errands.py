@@ -10,14 +10,21 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
 
-from paywall.alarms import Board, GasTooDear, GasWalletEmpty, PoisonRow, TransactionStuck
+from paywall.alarms import (
+    Board,
+    ClaimFailed,
+    GasTooDear,
+    GasWalletEmpty,
+    PoisonRow,
+    TransactionStuck,
+)
 from paywall.chain import Mined
 from paywall.chain.desk import Aside, Desk, Errand
 from paywall.chain.own import FeeTooHigh, InFlight, OwnChain, Written
 from paywall.chain.sift import sift
 from paywall.chain.watcher import in_turns, note_withdrawals, reread
 from paywall.protocol.channel import Channel
-from paywall.protocol.claims import Batch, Plan
+from paywall.protocol.claims import Batch, Plan, claimable_total
 from paywall.protocol.errors import OutOfGas, Reverted, TransactionPending
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import show_address, show_bytes
@@ -82,7 +89,8 @@ class Errands:
         written = self._written(errand.name, errand.channels)
         try:
             mined = await self._chain.resume(in_flight, written)
-        except Reverted:  # mined, and somebody had moved a channel: the next plan sees it
+        except Reverted as error:  # mined, and somebody had moved a channel: the next plan sees it
+            self._ring_failed(error.transaction)
             mined = None
         await self._finish(errand.name, errand.channels)
         if mined:
@@ -97,9 +105,14 @@ class Errands:
         ids = tuple(channel.channel_id for channel in good.channels)
         try:
             mined = await self._chain.claim(good, self._written(name, ids))
-        except Reverted:
-            return await self._finish(name, ids)
-        await self._finish(name, ids)
+        except Reverted as error:
+            self._ring_failed(error.transaction)
+            await self._finish(name, ids)
+            return
+        shown = await self._finish(name, ids)
+        if any(claimable_total(row) > shown.get(row.channel_id, 0) for row in good.channels):
+            return self._ring_failed(mined.transaction)
+        self._board.lift(ClaimFailed, self._chain.network)
         self.done.claimed.append(Claimed(good, mined))
 
     async def _settle(self, receiver: Address, token: Address, amount: int) -> None:
@@ -109,7 +122,8 @@ class Errands:
         except Reverted as error:
             text = f"the token will not pay {show_address(receiver)}: {error.reason}"
             self._board.ring(PoisonRow, show_address(receiver), text)
-            return await self._finish(name, ())
+            await self._finish(name, ())
+            return
         await self._finish(name, ())
         self._board.lift(PoisonRow, show_address(receiver))
         if mined:
@@ -124,19 +138,23 @@ class Errands:
 
         return written
 
-    async def _finish(self, name: str, channels: tuple[bytes, ...]) -> None:
-        await self._record(channels)
+    async def _finish(self, name: str, channels: tuple[bytes, ...]) -> dict[bytes, int]:
+        """Crosses an errand out; what the contract shows as claimed of its channels now."""
+        shown = await self._record(channels)
         await self._desk.drop_errand(name)
         self._board.lift(TransactionStuck, name)
+        return shown
 
-    async def _record(self, channel_ids: Sequence[bytes]) -> None:
+    async def _record(self, channel_ids: Sequence[bytes]) -> dict[bytes, int]:
         """Tells the store what the chain says of these channels."""
         found = await in_turns([self._reread(channel_id) for channel_id in channel_ids])
-        await note_withdrawals(self._desk, [channel for channel in found if channel])
+        known = [channel for channel in found if channel]
+        await note_withdrawals(self._desk, known)
         withdrawing = await self._desk.withdrawing()
         claimed = {key: self._now_ms for key in channel_ids if key in withdrawing}
         if claimed:
             await self._desk.put_withdrawing({**withdrawing, **claimed})
+        return {channel.channel_id: channel.claimed for channel in known}
 
     async def _reread(self, channel_id: bytes) -> Channel | None:
         known = await self._store.channel(channel_id)
@@ -168,6 +186,11 @@ class Errands:
             self._board.lift(GasTooDear, network)
             return True
         return False
+
+    def _ring_failed(self, transaction: bytes | None) -> None:
+        named = show_bytes(transaction) if transaction else "a claim"
+        text = f"{named} is said to be mined, and the contract does not show what it claims"
+        self._board.ring(ClaimFailed, self._chain.network, text)
 
     async def _ring_stuck(self, error: TransactionPending) -> None:
         for errand in (await self._desk.errands()).values():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from paywall.chain.claimer import receivers
+from paywall.chain.claimer import owing, receivers
 from paywall.chain.own import OwnChain
 from paywall.chain.sift import sift
 from paywall.protocol import claims
@@ -22,7 +22,7 @@ async def preview_claim(
 
     Without `by_policy`, everything that is owed goes. Raises ChainUnavailable.
     """
-    due = [channel for channel in await store.claimable() if channel.network == chain.network]
+    due = await owing(store, chain.network)
     price_wei = await chain.gas_price_wei()
     batches, waiting = claims.batches(due), list[tuple[Channel, Why]]()
     if by_policy:

@@ -12,10 +12,11 @@ from secrets import token_hex
 from typing import Final
 
 from paywall.chain import Chain, Mined
+from paywall.chain.own import FeeTooHigh
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel, Voucher
 from paywall.protocol.claims import ClaimPolicy
-from paywall.protocol.errors import PaymentError, Reverted
+from paywall.protocol.errors import OutOfGas, PaymentError, Reverted
 from paywall.protocol.x402 import show_bytes
 from paywall.stores import Store
 
@@ -42,6 +43,9 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
         mined = await chain.refund(set_aside, set_aside.refunding.amount)
     except Reverted:
         await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
+        raise
+    except (OutOfGas, FeeTooHigh):  # nothing was sent, so nothing stays set aside
+        await store.end_refund(channel.channel_id, None)
         raise
     await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
     return mined

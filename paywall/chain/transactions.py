@@ -8,6 +8,7 @@ again.
 A call is signed once. While its fate is unknown it is remembered by what it does, and asking for
 the same again sends the same bytes again: it never becomes two transactions. One that is stuck is
 replaced: the same call under the same number at a higher fee, so that at most one of them is mined.
+One whose number was used by somebody else's transaction is lost, and the call is signed anew.
 When a number before it is missing (a *gap*: the pool forgot a transaction), what had that number is
 sent again, and if nobody knows it the call itself takes the number; every call of ours that is
 mined twice does nothing the second time. A caller that keeps books (`written`) is told of each
@@ -19,14 +20,15 @@ be on its way; and other `ChainUnavailable`, when nothing was sent.
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from random import random
 from typing import Final
 
-from paywall.chain.gas import Call, Fees, GasWallet, Receipt, Sent, Signed, receipt_of
+from paywall.chain.gas import Call, Fees, GasWallet, Receipt, Sent, Signed
+from paywall.chain.post import Post
 from paywall.chain.pricing import Pricing
-from paywall.chain.rpc import Rpc, RpcRefused, octets, presence, quantity
+from paywall.chain.rpc import Rpc, RpcRefused
 from paywall.protocol.errors import (
     ChainUnavailable,
     OutOfGas,
@@ -34,7 +36,6 @@ from paywall.protocol.errors import (
     TransactionPending,
 )
 from paywall.protocol.money import chain_id_of
-from paywall.protocol.x402 import show_address, show_bytes
 
 log = logging.getLogger("paywall.chain")
 
@@ -44,13 +45,9 @@ FIRST_POLL_SECONDS: Final = 0.05
 LAST_POLL_SECONDS: Final = 1.0
 STUCK_SECONDS: Final = 15.0
 """A transaction that was not mined for so long is looked after."""
-NUMBERINGS: Final = 3
-SENDINGS: Final = 2
-
-_ALREADY_KNOWN = re.compile(
-    r"already ?known|known transaction|already imported|already exists", re.IGNORECASE
-)
-_WRONG_NUMBER = re.compile(r"nonce|replac", re.IGNORECASE)
+NUMBERINGS: Final = 10
+NUMBERING_PAUSE_SECONDS: Final = 0.2
+"""At most; by lot, for those who lost a number to each other would meet again otherwise."""
 
 Written = Callable[[Sent], Awaitable[None]]
 
@@ -76,6 +73,7 @@ class Sender:
         self._confirmations = confirmations
         self._timeout_seconds = timeout_seconds
         self.pricing = Pricing(rpc, wallet.address, network, max_fee_wei)
+        self._post = Post(rpc, wallet, self.pricing)
         self._stuck_seconds = stuck_seconds
         self._line = asyncio.Lock()
         self._next: int | None = None
@@ -87,9 +85,13 @@ class Sender:
         """
         deadline = self._deadline()
         sent = self._unresolved.get(call)
-        if sent is None or not await self._alive(sent):
-            sent = await self._send(call, deadline, sent, written)
-        return await self._outcome(sent, deadline, written)
+        while True:
+            if sent is None or not await self._alive(sent):
+                sent = await self._send(call, deadline, sent, written)
+            receipt = await self._outcome(sent, deadline, written)
+            if receipt:
+                return receipt
+            sent = self._unresolved.get(call)
 
     async def resume(self, sent: Sent, written: Written | None = None) -> Receipt | None:
         """Waits for what was sent before, perhaps by a process that has died.
@@ -120,10 +122,14 @@ class Sender:
     async def _alive(self, sent: Sent) -> bool:
         """Whether a transaction of unknown fate may still be mined; it is sent again if need be."""
         for version in sent.versions:
-            if await self._known(version):
+            if await self._post.surely_has(version):
                 return True
         try:
-            return await self._submit(sent.latest)
+            return await self._post.submit(sent.latest)
+        except OutOfGas:
+            if sent.wallet == self.wallet.address:
+                raise
+            return False  # of a wallet that its owner has emptied and given up
         except (RpcRefused, Reverted):
             return False
 
@@ -136,7 +142,8 @@ class Sender:
             sent = self._unresolved.get(call)
             if sent is not None and sent is not instead_of:
                 return sent  # somebody else asked for the same meanwhile
-            for _ in range(NUMBERINGS):
+            for turn in range(NUMBERINGS):
+                await asyncio.sleep(random() * min(turn, 1) * NUMBERING_PAUSE_SECONDS)
                 signed = self._signed(call, await self._number(), gas, fees)
                 sent = Sent(call, self.wallet.address, (signed,))
                 if await self._taken(sent, None, written):
@@ -163,12 +170,7 @@ class Sender:
     async def _number(self) -> int:
         """The next number. It counts as unknown until it was taken, whatever happens to us."""
         number, self._next = self._next, None
-        return await self._count("pending") if number is None else number
-
-    async def _count(self, block: str) -> int:
-        """How many transactions of the wallet are mined, or wait without a gap ("pending")."""
-        holder = show_address(self.wallet.address)
-        return await self._rpc.ask(quantity, "eth_getTransactionCount", holder, block)
+        return await self._post.count("pending") if number is None else number
 
     async def _taken(self, sent: Sent, before: Sent | None, written: Written | None) -> bool:
         """Submits, and remembers the transaction unless the node surely does not have it."""
@@ -178,7 +180,7 @@ class Sender:
             self._unresolved.pop(next(iter(self._unresolved)))
         self._unresolved[sent.call] = sent
         try:
-            taken = await self._submit(sent.latest)
+            taken = await self._post.submit(sent.latest)
         except (RpcRefused, OutOfGas, Reverted):
             self._restore(sent.call, before)
             raise
@@ -192,111 +194,103 @@ class Sender:
         else:
             self._unresolved[call] = before
 
-    async def _submit(self, signed: Signed) -> bool:
-        """Hands the transaction to the node; False when its number is wrong.
-
-        A reply that was lost says nothing, so the same bytes are sent once more.
-        """
-        for _ in range(SENDINGS):
-            try:
-                await self._rpc.ask(octets, "eth_sendRawTransaction", show_bytes(signed.raw))
-                return True
-            except RpcRefused as refusal:
-                if _ALREADY_KNOWN.search(refusal.text) or await self._known(signed):
-                    return True
-                if _WRONG_NUMBER.search(refusal.text):
-                    return False
-                if refusal.reverted:
-                    raise Reverted(refusal.reason) from None
-                await self.pricing.raise_if_empty(refusal, signed.ceiling_wei)
-                raise
-            except ChainUnavailable:
-                continue
-        raise TransactionPending(f"{self._rpc} may have a transaction", signed.transaction)
-
-    async def _known(self, signed: Signed) -> bool:
-        try:
-            return await self._rpc.ask(
-                presence, "eth_getTransactionByHash", show_bytes(signed.transaction)
-            )
-        except ChainUnavailable:
-            return False
-
     # -- Waiting ---------------------------------------------------------------------------------
 
-    async def _outcome(self, sent: Sent, deadline: float, written: Written | None) -> Receipt:
+    async def _outcome(
+        self, sent: Sent, deadline: float, written: Written | None
+    ) -> Receipt | None:
+        """The receipt; None when there never will be one."""
         receipt = await self._mined(sent, deadline, written)
+        if receipt is None:
+            return None
         self._unresolved.pop(sent.call, None)
         if not receipt.succeeded:
             raise Reverted("the transaction was mined and reverted", receipt.transaction)
         return receipt
 
-    async def _mined(self, sent: Sent, deadline: float, written: Written | None) -> Receipt:
+    async def _mined(self, sent: Sent, deadline: float, written: Written | None) -> Receipt | None:
         pause, clock = FIRST_POLL_SECONDS, asyncio.get_running_loop().time
         stuck_at = clock() + self._stuck_seconds
         try:
             async with asyncio.timeout_at(deadline):
-                while (receipt := await self._confirmed(self._now(sent))) is None:
+                while (receipt := await self._confirmed(sent)) is None:
                     await asyncio.sleep(pause)
                     pause = min(1.5 * pause, LAST_POLL_SECONDS)
                     if clock() >= stuck_at:
-                        await self._look_after(self._now(sent), deadline, written)
+                        if not await self._look_after(sent, deadline, written):
+                            self._forget(sent)
+                            return None
                         stuck_at = clock() + self._stuck_seconds
+                    sent = self._now(sent)
         except TimeoutError:
             self._next = None  # perhaps the pool forgot it, and its number is free
             latest = self._now(sent).latest.transaction
             raise TransactionPending("sent, and not mined in time", latest) from None
         return receipt
 
+    def _forget(self, sent: Sent) -> None:
+        """It is lost, unless somebody who waits for the same has signed it anew."""
+        self._next = None
+        if self._unresolved.get(sent.call) is sent:
+            del self._unresolved[sent.call]
+
     def _now(self, sent: Sent) -> Sent:
-        """With the versions that have replaced it since."""
+        """With the versions that have replaced it since.
+
+        Somebody else who waits for the same may have seen its end: then what we know is all of it.
+        """
         return self._unresolved.get(sent.call, sent)
 
     async def _confirmed(self, sent: Sent) -> Receipt | None:
         """The receipt once it is deep enough; None when it is not, or nobody says."""
         for version in reversed(sent.versions):
             with suppress(ChainUnavailable):
-                if receipt := await self._receipt(version):
+                if receipt := await self._post.receipt(version, self._confirmations):
                     return receipt
         return None
 
-    async def _receipt(self, signed: Signed) -> Receipt | None:
-        receipt = await self._rpc.ask(
-            receipt_of, "eth_getTransactionReceipt", show_bytes(signed.transaction)
-        )
-        if receipt is None or receipt.transaction != signed.transaction:
-            return None
-        if self._confirmations == 1:
-            return receipt
-        head = await self._rpc.ask(quantity, "eth_blockNumber")
-        return receipt if head - receipt.block + 1 >= self._confirmations else None
+    async def _look_after(self, sent: Sent, deadline: float, written: Written | None) -> bool:
+        """Does what can be done for a transaction that is stuck. Whether it may still be mined.
 
-    async def _look_after(self, sent: Sent, deadline: float, written: Written | None) -> None:
-        """Does what can be done for a transaction that is stuck; whatever fails, it is waited for.
-
-        Two that wait for the same take turns, and the second finds that it was done.
+        Whatever fails, it is waited for. Two that wait for the same take turns, and the second
+        finds that it was done.
         """
         try:
+            if await self._is_lost(sent):
+                return False
             async with self._turn(deadline):
-                if self._now(sent) is sent and len(sent.versions) < MAX_VERSIONS:
+                if self._unresolved.get(sent.call) is sent and len(sent.versions) < MAX_VERSIONS:
                     await self._unstick(sent, written)
         except (ChainUnavailable, Reverted) as error:
             log.warning("a transaction is stuck on %s: %s", self._network, error)
+        return True
+
+    async def _is_lost(self, sent: Sent) -> bool:
+        """Whether somebody else's transactions were mined under all of its numbers."""
+        highest = max(version.transaction_nonce for version in sent.versions)
+        if await self._post.count("latest", sent.wallet) <= highest:
+            return False
+        return not any([await self._post.has(version) for version in sent.versions])
 
     async def _unstick(self, sent: Sent, written: Written | None) -> None:
         number = sent.latest.transaction_nonce
-        if sent.wallet != self.wallet.address or await self._count("latest") > number:
+        if sent.wallet != self.wallet.address or await self._post.count("latest") > number:
             return  # another wallet's, or mined: its receipt will come
-        missing = await self._count("pending")
+        missing = await self._post.count("pending")
         if missing >= number:
             fees = (await self.pricing.fees()).instead_of(sent.latest.fees)
             return await self._replace(sent, number, fees, written)
         self._next = None
-        for other in list(self._unresolved.values()):
-            if missing <= other.latest.transaction_nonce <= number:
-                await self._submit(other.latest)
-        if await self._count("pending") == missing:
+        await self._send_again(missing, number)
+        if await self._post.count("pending") == missing:
             await self._replace(sent, missing, await self.pricing.fees(), written)
+
+    async def _send_again(self, first: int, last: int) -> None:
+        """What we know of these numbers; one that the node will not take does not keep the rest."""
+        for other in list(self._unresolved.values()):
+            if first <= other.latest.transaction_nonce <= last:
+                with suppress(ChainUnavailable, Reverted):
+                    await self._post.submit(other.latest)
 
     async def _replace(self, sent: Sent, number: int, fees: Fees, written: Written | None) -> None:
         """The same call once more: for more under the same number, or under one that is missing."""

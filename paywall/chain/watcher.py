@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from paywall.alarms import Board, WatcherBehind
+from paywall.chain import Chain
 from paywall.chain.desk import Cursor, Desk
 from paywall.chain.own import Head, OwnChain, Seen
 from paywall.clock import steady_time
@@ -169,7 +170,7 @@ class Watcher:
         return channel
 
 
-async def reread(store: Store, chain: OwnChain, channel: Channel) -> Channel:
+async def reread(store: Store, chain: Chain, channel: Channel) -> Channel:
     """Brings one record up to date with the chain."""
     state = await chain.channel(channel.channel_id)
     return await store.record(channel.channel_id, channel.network, channel.config, state, 0)
