@@ -2,111 +2,110 @@
 
 A payment is begun (the budget is checked and the promise written down, in one transaction), then
 signed and sent by others, and in the end settled, released or kept, as its answer says. So tasks,
-threads and processes that share a wallet file never together exceed the budget. This module holds
-no key and does not know HTTP.
+threads and processes that share a wallet's state never together exceed the budget. This module
+holds no key and does not know HTTP.
 
     amount = max(signed + 1, charged + in flight + price)    a provider that keeps a window
     amount = charged + price                                 one that serves one at a time
 
-A provider is believed where that costs nothing more: a total is adopted up to what our own
-signatures explain without the payment that it refuses, and of a deposit only one can ever be mined
-until a receipt has confirmed it. All that may have left the wallet counts against the total.
+A provider is believed where that costs nothing more. All that may have left the wallet counts
+against the total. A state that fails at the end of a payment leaves it in flight, and so counted.
 
 Sources: batch-settlement EVM specification, "Client: Payment Construction"; the window is ours.
 """
 
 import dataclasses
-import threading
-from collections import deque
+import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final, Never
 
 from msgspec.structs import replace
 
-from paywall.policy import AnyIntent, Intent, Policy
-from paywall.protocol import eip712
-from paywall.protocol.errors import OverBudget, PaymentRefused, ProviderMisbehaved
-from paywall.protocol.limits import MAX_OFFERS, MIN_AUTHORIZATION_LEFT_SECONDS
-from paywall.protocol.money import Address, parse_amount
-from paywall.protocol.schemes import batch
-from paywall.protocol.x402 import (
-    PaymentRequired,
-    SettlementResponse,
-    decode_requirements,
-    encode_json,
-    parse_bytes,
+from paywall.asking import Approval, ApprovalNeeded
+from paywall.budget import Wish, refuse_over_budget
+from paywall.corrections import Corrections
+from paywall.deposits import (
+    DEPOSIT_WAIT_SECONDS,
+    TOP_UP_PAUSE_SECONDS,
+    Filling,
+    confirmed,
+    is_on_its_way,
+    may_be_supposed,
+    suppose,
 )
+from paywall.endings import EVIDENCE, Ending, evidence_of, refuse_stopped
+from paywall.events import Deposited, Event, Events, Stopped
+from paywall.offers import AnyIntent, Intent, Payer
+from paywall.policy import Policy
+from paywall.protocol.errors import (
+    OverBudget,
+    PaymentRefused,
+    ProviderMisbehaved,
+    SigningFailed,
+    StoreUnavailable,
+)
+from paywall.protocol.money import parse_amount
+from paywall.protocol.schemes import batch
+from paywall.protocol.x402 import PaymentRequired, SettlementResponse
 from paywall.transfers import ExactPromise, Transfers
-from paywall.walletfile import FORGOTTEN_SECONDS, Account, InFlight, PendingDeposit, WalletFile
+from paywall.turns import Turn, Turns, Wait
+from paywall.walletrows import Account, InFlight, PendingDeposit, Withdrawal
+from paywall.walletstate import FORGOTTEN_SECONDS, WalletState
 
-DEPOSIT_WAIT_SECONDS: Final = 120
-"""How long others wait for a deposit that is on its way before one of them tries again."""
-TURN_SECONDS: Final = 0.05
-"""How often the first of those who wait looks for itself, in case another process made room."""
-MAX_TURN_SECONDS: Final = 2.0
-MAX_EVIDENCE_BYTES: Final = 4096
-_EVIDENCE: Final = "; its receipt: "
+log = logging.getLogger("paywall.wallet")
 
-SignDeposit = Callable[[Intent, int, int, bytes | None], PendingDeposit]
-"""(intent, amount in atomic units, now in Unix seconds, salt or None) -> the authorization."""
+MAX_PATH_CHARS: Final = 512
 
 
 @dataclass(frozen=True)
 class Promise:
     """A payment that is written down: what to sign, and for which channel.
 
-    `first_deposit`: its deposit has not left before.
+    `intent` is of the lane that was taken, `queue` of the provider's channel that was asked for.
+    `first_deposit`: its deposit has not left before; `top_up`: it could have done without.
     """
 
     intent: Intent
     payment_id: str
     amount: int
     config: bytes
+    queue: bytes
+    path: str = ""
     deposit: PendingDeposit | None = None
     first_deposit: bool = False
+    top_up: bool = False
 
 
 AnyPromise = Promise | ExactPromise
+_Outcome = Callable[[Account, InFlight], Account]
 
 
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """A place in the queue of a channel: worth another look when `done`, or after `seconds`."""
-
-    done: "Future[None]"
-    seconds: float
-
-
-class Wait(Exception):
-    """Not now: the channel's room, or its deposit, is somebody else's."""
-
-    def __init__(self, turn: Turn) -> None:
-        super().__init__("waiting for a turn on the channel")
-        self.turn = turn
+class _Busy(Exception):
+    """This lane has no room now."""
 
 
 class Books:
-    """What one payer has promised and spent, kept in its wallet's file."""
+    """What one payer has promised and spent, kept in its wallet's state."""
 
     def __init__(
         self,
-        payer: Address,
-        file: WalletFile,
+        payer: Payer,
+        file: WalletState,
         policy: Policy,
         clock: Callable[[], float],
-        sign_deposit: SignDeposit,
+        events: Events,
+        can_deposit: bool = True,
     ) -> None:
         self.file = file
-        self._payer = payer
         self._policy = policy
         self._clock = clock
-        self._sign_deposit = sign_deposit
-        self.transfers = Transfers(payer, file, policy, clock)
-        self._turns: dict[bytes, deque[Future[None]]] = {}
-        self._turns_lock = threading.Lock()
+        self._events = events
+        self._can_deposit = can_deposit
+        self.transfers = Transfers(payer.account, file, policy, clock, events)
+        self.corrections = Corrections(payer.authorizer, file, clock, events)
+        self._turns = Turns()
 
     def spent(self) -> int:
         """What was charged and what is in flight, over all channels and single transfers."""
@@ -114,136 +113,174 @@ class Books:
 
     # -- Promising -------------------------------------------------------------------------------
 
-    def begin_any(self, intent: AnyIntent, turn: Turn | None = None) -> AnyPromise:
+    def begin_any(
+        self, intent: AnyIntent, turn: Turn | None = None, path: str = "", approved: int = 0
+    ) -> AnyPromise:
         """As `begin`, for whichever way to pay."""
         if isinstance(intent, Intent):
-            return self.begin(intent, turn)
-        return self.transfers.begin(intent)
+            return self.begin(intent, turn, path, approved)
+        return self.transfers.begin(intent, path[:MAX_PATH_CHARS], approved)
 
-    def begin(self, intent: Intent, turn: Turn | None = None) -> Promise:
-        """Writes down what is about to be promised; `turn` is the one that was waited for.
+    def begin(
+        self, intent: Intent, turn: Turn | None = None, path: str = "", approved: int = 0
+    ) -> Promise:
+        """Writes down what is about to be promised, for a request to `path` (without its query).
 
-        Raises Wait when it is not this payment's turn, OverBudget, or ProviderMisbehaved for a
+        `turn` is the one that was waited for, `approved` what the owner has allowed. Raises Wait
+        when it is not this payment's turn, ApprovalNeeded, OverBudget, or ProviderMisbehaved for a
         provider that is not paid any more; then nothing is written.
         """
-        now = self._clock()
+        events: list[Event] = []
         with self.file.change():
-            account = self._count_forgotten(self._account(intent), now)
-            if account.stopped:
-                why = account.stopped.partition(_EVIDENCE)[0]
-                raise ProviderMisbehaved(f"{account.origin} is not paid any more: {why}")
-            flying = self.file.count(intent.channel_id)
-            if flying >= intent.in_flight:
-                raise Wait(self._turn(intent.channel_id, turn))
-            self._refuse_over_budget(account, intent)
-            promise = self._promised(account, intent, now, turn)
-            self._write(account, promise, alone=not flying, now=now)
+            now = self._clock()
+            promise, account = self._in_some_lane(intent, turn, now, events)
+            promise = dataclasses.replace(promise, path=path[:MAX_PATH_CHARS])
+            self._refuse_unapproved(promise, approved)
+            self._write(account, promise, now)
         if promise.first_deposit:
             self.file.flush()
+        for event in events:
+            self._events.tell(event)
         return promise
 
-    def _promised(self, account: Account, intent: Intent, now: float, turn: Turn | None) -> Promise:
+    def _in_some_lane(
+        self, intent: Intent, turn: Turn | None, now: float, events: list[Event]
+    ) -> tuple[Promise, Account]:
+        """The promise over the first channel that has room for it."""
+        refusal: OverBudget | None = None
+        busy = False
+        for number in range(self._policy.lanes):
+            lane = intent.lane(number)
+            try:
+                return self._in_lane(lane, intent.channel_id, now, events)
+            except _Busy:
+                busy = True
+            except OverBudget as error:
+                refusal = refusal or error
+        if busy:
+            raise Wait(self._turns.take(intent.channel_id, turn))
+        assert refusal is not None
+        raise refusal
+
+    def _in_lane(
+        self, intent: Intent, queue: bytes, now: float, events: list[Event]
+    ) -> tuple[Promise, Account]:
+        self.file.prefetch(intent.channel_id, intent.origin)
+        refuse_stopped(self.file, intent.origin)
+        account = self._count_forgotten(self._account(intent), now, events)
+        if account.flight >= intent.in_flight:
+            raise _Busy
+        self._refuse_over_budget(account, intent, now)
+        return self._promised(account, intent, queue, now), account
+
+    def _promised(self, account: Account, intent: Intent, queue: bytes, now: float) -> Promise:
         amount = _next_total(account, intent)
         promise = Promise(
             intent=intent,
             payment_id="pay_" + token_hex(16),
             amount=amount,
             config=account.config,
+            queue=queue,
         )
-        if amount <= account.balance or _supposed(account, amount, now):
+        if amount <= account.balance:
+            early = (
+                self._filling(account, intent, amount, now).early() if self._can_deposit else None
+            )
+            if early is None:
+                return promise
+            return dataclasses.replace(promise, deposit=early, first_deposit=True, top_up=True)
+        if may_be_supposed(account, amount, now):
             return promise
-        if 0 < account.deposit_until - now <= DEPOSIT_WAIT_SECONDS:
-            raise Wait(self._turn(intent.channel_id, turn))
-        deposit = self._deposit_for(account, intent, amount, now)
+        if is_on_its_way(account, now):
+            raise _Busy
+        if not self._can_deposit:
+            raise SigningFailed(
+                f"the channel with {intent.origin} needs a deposit, and there is no money key here"
+            )
+        deposit = self._filling(account, intent, amount, now).needed()
         return dataclasses.replace(promise, deposit=deposit, first_deposit=not account.deposit)
 
-    def _write(self, account: Account, promise: Promise, alone: bool, now: float) -> None:
+    def _filling(self, account: Account, intent: Intent, amount: int, now: float) -> Filling:
+        return Filling(self._policy, account, intent, self.file.totals(), amount, now)
+
+    def _write(self, account: Account, promise: Promise, now: float) -> None:
         intent = promise.intent
         if promise.deposit:
             account = replace(
                 account, deposit=promise.deposit, deposit_until=now + DEPOSIT_WAIT_SECONDS
             )
         elif promise.amount > account.balance:
-            account = _suppose(account)
-        if not alone:
-            self.file.crowd(intent.channel_id)
+            account = suppose(account)
+        serial, first = account.begun + 1, account.flight == 0
         self.file.put(
             replace(
                 account,
                 signed=max(account.signed, promise.amount),
                 flying=account.flying + intent.price,
                 in_flight=intent.in_flight,
-            )
+                flight=account.flight + 1,
+                begun=serial,
+                oldest=now if first else min(account.oldest, now),
+            ),
+            at=now,
         )
         self.file.add(
             InFlight(
-                promise.payment_id, intent.channel_id, intent.price, promise.amount, alone, now
+                payment_id=promise.payment_id,
+                channel_id=intent.channel_id,
+                price=intent.price,
+                amount=promise.amount,
+                started=now,
+                serial=serial,
+                first=first,
+                path=promise.path,
             )
         )
 
     def _account(self, intent: Intent) -> Account:
-        known = self.file.account(intent.channel_id)
-        return known or Account(
-            channel_id=intent.channel_id,
-            origin=intent.origin,
-            network=intent.asset.network,
-            asset=intent.asset.address,
-            config=bytes(batch.config_wire(intent.config)),
-            in_flight=intent.in_flight,
-        )
+        return self.file.account(intent.channel_id) or _new_account(intent)
 
-    def _count_forgotten(self, account: Account, now: float) -> Account:
+    def _count_forgotten(self, account: Account, now: float, events: list[Event]) -> Account:
         """Payments of a process that died: nobody knows, so they count as spent."""
-        for payment in self.file.take_older(account.channel_id, now - FORGOTTEN_SECONDS):
-            account = replace(
-                account,
-                charged=account.charged + payment.price,
-                flying=account.flying - payment.price,
-            )
+        if not account.flight or account.oldest >= now - FORGOTTEN_SECONDS:
+            return account
+        flying = self.file.payments(account.channel_id)
+        old = [payment for payment in flying if payment.started < now - FORGOTTEN_SECONDS]
+        for payment in old:
+            self.file.take(account.channel_id, payment.payment_id)
+            ending = _ending(account, payment, "forgotten", payment.price)
+            self.file.record(ending.entry(now))
+            events.append(ending.event(now))
+        price = sum(payment.price for payment in old)
+        remaining = [payment.started for payment in flying if payment not in old]
+        account = replace(
+            account,
+            charged=account.charged + price,
+            flying=account.flying - price,
+            flight=len(remaining),
+            oldest=min(remaining, default=now),
+        )
+        self.file.put(account)
         return account
 
-    def _refuse_over_budget(self, account: Account, intent: Intent) -> None:
-        totals, total, show = self.file.totals(), self._policy.total, intent.asset.show
+    def _refuse_over_budget(self, account: Account, intent: Intent, now: float) -> None:
         more = max(0, account.spent + intent.price - account.outlay)
-        if totals.spent + intent.price > total or (more and totals.outlay + more > total):
-            locked = totals.outlay - totals.spent
-            raise OverBudget(
-                f"{intent.origin} asks {show(intent.price)}; of the total of {show(total)}, "
-                f"{show(totals.spent)} is spent or in flight and {show(locked)} is locked up"
-            )
+        wish = Wish(intent.origin, intent.asset, intent.price, more)
+        totals, host_spent = self.file.totals(), self.file.host_spent(intent.origin)
+        refuse_over_budget(self._policy, totals, host_spent, wish, now)
 
-    def _deposit_for(
-        self, account: Account, intent: Intent, amount: int, now: float
-    ) -> PendingDeposit:
-        """The deposit that lets `amount` be promised.
-
-        One that has left already is sent again, or signed again under its own salt, so that the
-        token takes one of them at most; a new one is made only when receipts confirmed the last.
-        """
-        least = max(intent.min_deposit, amount - account.balance)
-        known = account.deposit
-        if known and _valid(known, now) and known.amount >= least:
-            return known
-        size = self._deposit_amount(account, intent, least)
-        return self._sign_deposit(intent, size, int(now), known.salt if known else None)
-
-    def _deposit_amount(self, account: Account, intent: Intent, least: int) -> int:
-        """What to lock up: what policy says, at least what is needed, at most what is left."""
-        policy, show = self._policy, intent.asset.show
-        if least > max(policy.deposit, intent.price):
-            raise OverBudget(
-                f"{intent.origin} asks a deposit of {show(least)}; this wallet locks up at most "
-                f"{show(policy.deposit)} at a time"
-            )
-        elsewhere = self.file.totals().outlay - account.outlay
-        room = policy.total - elsewhere - account.deposited
-        if least > room:
-            raise OverBudget(
-                f"{intent.origin} needs a deposit of {show(least)}; {show(max(0, room))} is left "
-                f"of the total of {show(policy.total)}"
-            )
-        pending = account.deposit.amount if account.deposit else 0
-        return max(least, min(max(policy.deposit, pending), room))
+    def _refuse_unapproved(self, promise: Promise, approved: int) -> None:
+        """Raises ApprovalNeeded for more than the owner wants to leave the wallet unasked."""
+        above = self._policy.approve_above
+        if above is None:
+            return
+        intent = promise.intent
+        kind, amount = "payment", intent.price
+        if promise.deposit and promise.first_deposit and promise.deposit.amount > amount:
+            kind, amount = "deposit", promise.deposit.amount
+        if amount > max(above, approved):
+            told = (kind, intent.origin, promise.path, batch.SCHEME, amount, intent.asset)
+            raise ApprovalNeeded(Approval(*told))
 
     # -- Settling --------------------------------------------------------------------------------
 
@@ -260,27 +297,26 @@ class Books:
         except ValueError as error:
             self.keep(promise)
             raise PaymentRefused(f"the receipt cannot be read: {error}", "malformed") from error
-        if charged > promise.intent.price:
-            self.keep(promise)
-            agreed = promise.intent.price
+        agreed = promise.intent.price
+        if charged > agreed:
+            self._end(promise, _kept, "paid", agreed, receipt.transaction)
             self.stop(promise, f"it charged {charged} where {agreed} was agreed", receipt)
-
-        def settled(account: Account, payment: InFlight) -> Account:
-            now_charged = account.charged + charged
-            if payment.alone and total is not None and total < now_charged:
-                now_charged = total  # nobody else was in flight: the provider's lower count holds
-            if account.deposit and (promise.deposit or account.deposit.supposed):
-                account = _deposited(account, account.deposit)
-            return replace(account, charged=now_charged)
-
-        self._end(promise, settled)
+        outcome = _settled(promise, charged, total)
+        self._end(promise, outcome, "paid", charged, receipt.transaction)
         return charged
 
     def release(self, promise: AnyPromise) -> None:
         """The payment was not taken: its price is free again. What was signed stays signed."""
         if isinstance(promise, ExactPromise):
             return self.transfers.release(promise)
-        self._end(promise, lambda account, p: replace(account, doubtful=account.doubtful + p.price))
+
+        def released(account: Account, payment: InFlight) -> Account:
+            if promise.top_up:
+                pause = self._clock() + TOP_UP_PAUSE_SECONDS
+                account = replace(account, no_top_up_before=pause)
+            return replace(account, doubtful=account.doubtful + payment.price)
+
+        self._end(promise, released, "refused", promise.intent.price)
 
     def unsent(self, promise: AnyPromise) -> None:
         """Nothing has left: the payment is free again, and so is a deposit that was made for it."""
@@ -292,89 +328,82 @@ class Books:
             first = promise.first_deposit and nobody_else
             return replace(account, deposit=None) if first else account
 
-        self._end(promise, undone)
+        self._end(promise, undone, "unsent", promise.intent.price)
 
     def keep(self, promise: AnyPromise) -> None:
         """Nobody knows whether the payment was taken: it counts as spent."""
         if isinstance(promise, ExactPromise):
             return self.transfers.keep(promise)
-        self._end(promise, lambda account, p: replace(account, charged=account.charged + p.price))
+        self._end(promise, _kept, "lost", promise.intent.price)
 
     def stop(self, promise: AnyPromise, why: str, receipt: SettlementResponse) -> Never:
-        """Pays this provider no more, and keeps its receipt as evidence."""
-        if isinstance(promise, ExactPromise):
-            self.transfers.stop(promise, why, receipt)
-        intent = promise.intent
-        evidence = encode_json(receipt)[:MAX_EVIDENCE_BYTES].decode(errors="replace")
-        with self.file.change():
-            self.file.put(replace(self._account(intent), stopped=why + _EVIDENCE + evidence))
-        raise ProviderMisbehaved(f"{intent.origin} broke the agreement: {why}")
+        """Pays this provider no more, and keeps its receipt as evidence.
 
-    def _end(self, promise: Promise, outcome: Callable[[Account, InFlight], Account]) -> None:
+        A channel with it is marked for withdrawal.
+        """
+        now, origin, channel = self._clock(), promise.intent.origin, ""
+        told = why + EVIDENCE + evidence_of(receipt)
+        with self.file.change():
+            self.file.stop(origin, told)
+            if isinstance(promise, Promise):
+                account = self._account(promise.intent)
+                channel = _hex(account.channel_id)
+                wanted = account.withdrawal or Withdrawal(wanted_since=now, why=why)
+                self.file.put(replace(account, stopped=told, withdrawal=wanted))
+        self._events.tell(Stopped(now, origin, channel, why))
+        raise ProviderMisbehaved(f"{origin} broke the agreement: {why}")
+
+    def _end(
+        self,
+        promise: Promise,
+        outcome: _Outcome,
+        word: str,
+        amount: int,
+        transaction: str = "",
+    ) -> None:
         """The end of a payment: taken out, its channel changed, and those who wait woken.
 
         One that took so long that it was counted as forgotten has ended already.
         """
+        try:
+            events = self._ended(promise, outcome, word, amount, transaction)
+        except StoreUnavailable as error:
+            log.error("a payment's end cannot be written down, it counts as spent: %s", error)
+            events = []
+        self._turns.pass_on(promise.queue, everybody=promise.deposit is not None)
+        for event in events:
+            self._events.tell(event)
+
+    def _ended(
+        self, promise: Promise, outcome: _Outcome, word: str, amount: int, transaction: str
+    ) -> list[Event]:
+        channel_id, now = promise.intent.channel_id, self._clock()
         with self.file.change():
-            payment = self.file.take(promise.payment_id)
-            if payment:
-                account = self._account(promise.intent)
-                account = replace(account, flying=account.flying - payment.price)
-                if promise.deposit:
-                    account = replace(account, deposit_until=0.0)
-                self.file.put(outcome(account, payment))
-        self._pass_on(promise.intent.channel_id, everybody=promise.deposit is not None)
+            self.file.prefetch(channel_id, promise.intent.origin, promise.payment_id)
+            payment = self.file.take(channel_id, promise.payment_id)
+            if payment is None:
+                return []
+            before = self._account(promise.intent)
+            account = replace(
+                before, flying=before.flying - payment.price, flight=before.flight - 1
+            )
+            if promise.deposit:
+                account = replace(account, deposit_until=0.0)
+            after = outcome(account, payment)
+            self.file.put(after, at=payment.started)
+            ending = _ending(after, payment, word, amount, transaction)
+            self.file.record(ending.entry(now))
+        events = [ending.event(now)]
+        grown = after.deposited - before.deposited
+        if grown > 0:
+            events.append(Deposited(now, after.origin, _hex(channel_id), grown, transaction))
+        return events
+
+    # -- What a provider says of a channel -------------------------------------------------------
 
     def correct(self, intent: Intent, refusal: PaymentRequired, refused: int = 0) -> bool:
-        """Adopts a corrective 402 as far as our own signature proves it; False when it does not.
-
-        `refused` is the price of all that was refused for this request, which it was not to cost.
-        What the provider says of the balance is believed too: it only decides whether to deposit,
-        and deposits are bounded by policy.
-        """
-        extra = _corrective_extra(intent, refusal)
-        if extra is None or not isinstance(extra.channel_state, batch.ChannelStateWire):
-            return False
-        try:
-            total = _total(extra.channel_state)
-            balance = parse_amount(extra.channel_state.balance)
-        except ValueError:
-            return False
-        proof = self._proven(intent, extra.voucher_state)
-        with self.file.change():
-            account = self._account(intent)
-            if not _explained(account, total, proof, refused):
-                return False
-            flying = account.flying
-            charged = max(account.charged, total - flying) if flying else total
-            found = charged - account.charged if flying else account.doubtful
-            if account.deposit and balance >= account.balance + account.deposit.amount:
-                account = _deposited(account, account.deposit)
-            self.file.put(
-                replace(
-                    account,
-                    charged=charged,
-                    signed=max(account.signed, proof),
-                    balance=balance,
-                    doubtful=max(0, account.doubtful - found),
-                    # What was charged was deposited once, by whoever else has this key.
-                    deposited=max(account.deposited, charged),
-                )
-            )
-        return True
-
-    def _proven(self, intent: Intent, proof: object) -> int:
-        """The total that this payer itself has signed, as far as the proof shows one."""
-        if not isinstance(proof, batch.VoucherStateWire):
-            return 0
-        domain = eip712.settlement_domain(intent.asset.chain_id)
-        try:
-            signed = parse_amount(proof.signed_max_claimable)
-            digest = eip712.voucher_digest(domain, intent.channel_id, signed)
-            signer = eip712.recover(digest, parse_bytes(proof.signature, 65))
-        except ValueError:
-            return 0
-        return signed if signer == self._payer else 0
+        """As `Corrections.correct`."""
+        return self.corrections.correct(_new_account(intent), intent, refusal, refused)
 
     def lost_channel(self, intent: Intent) -> None:
         """The provider finds no funded channel: the next payment makes a deposit."""
@@ -390,38 +419,20 @@ class Books:
 
     # -- Turns -----------------------------------------------------------------------------------
 
-    def _turn(self, channel_id: bytes, before: Turn | None) -> Turn:
-        """A place in the queue: the one that is held already, in front for who was called once."""
-        with self._turns_lock:
-            waiting = self._turns.setdefault(channel_id, deque())
-            while waiting and waiting[0].done():
-                waiting.popleft()
-            done = before.done if before else Future()
-            if before is None:
-                waiting.append(done)
-            elif done.done():
-                done = Future()
-                waiting.appendleft(done)
-            return Turn(done, min(TURN_SECONDS * max(1, len(waiting)), MAX_TURN_SECONDS))
-
     def leave(self, intent: Intent, turn: Turn) -> None:
         """Waits no more, whether it began or not; a call that it does not follow is passed on."""
-        if not turn.done.cancel():
-            self._pass_on(intent.channel_id, everybody=False)
+        self._turns.leave(intent.channel_id, turn)
 
-    def _pass_on(self, channel_id: bytes, everybody: bool) -> None:
-        """Wakes those who wait: the first for a place that became free, all after a deposit."""
-        called: list[Future[None]] = []
-        with self._turns_lock:
-            waiting = self._turns.get(channel_id)
-            while waiting and (everybody or not called):
-                turn = waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    called.append(turn)
-            if not waiting:
-                self._turns.pop(channel_id, None)
-        for turn in called:
-            turn.set_result(None)
+
+def _new_account(intent: Intent) -> Account:
+    return Account(
+        channel_id=intent.channel_id,
+        origin=intent.origin,
+        network=intent.asset.network,
+        asset=intent.asset.address,
+        config=bytes(batch.config_wire(intent.config)),
+        in_flight=intent.in_flight,
+    )
 
 
 def _next_total(account: Account, intent: Intent) -> int:
@@ -430,47 +441,21 @@ def _next_total(account: Account, intent: Intent) -> int:
     return max(account.signed + 1, account.spent + intent.price)
 
 
-def _valid(deposit: PendingDeposit, now: float) -> bool:
-    return deposit.valid_before > now + MIN_AUTHORIZATION_LEFT_SECONDS
+def _kept(account: Account, payment: InFlight) -> Account:
+    return replace(account, charged=account.charged + payment.price)
 
 
-def _supposed(account: Account, amount: int, now: float) -> bool:
-    """Whether a deposit of which nobody said what became of it has expired, and would do."""
-    known = account.deposit
-    if known is None or known.supposed or _valid(known, now):
-        return False
-    return amount <= account.balance + known.amount
+def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
+    def settled(account: Account, payment: InFlight) -> Account:
+        now_charged = account.charged + charged
+        alone = payment.first and payment.serial == account.begun
+        if alone and total is not None and total < now_charged:
+            now_charged = total  # nobody else was in flight: the provider's lower count holds
+        if account.deposit and (promise.deposit or account.deposit.supposed):
+            account = confirmed(account, account.deposit)
+        return replace(account, charged=now_charged)
 
-
-def _suppose(account: Account) -> Account:
-    """Supposes that the deposit was mined: a voucher alone will find out, and risks nothing."""
-    assert account.deposit is not None
-    supposed = replace(account.deposit, supposed=True)
-    return replace(account, deposit=supposed, balance=account.balance + supposed.amount)
-
-
-def _explained(account: Account, total: int, proof: int, refused: int) -> bool:
-    """Whether a provider's total follows from our own signatures.
-
-    What our books count already needs no proof. More needs one: a signature that our books do not
-    know (somebody else has this key), or one of ours for a payment that was released. Never one
-    that was refused for the same request: that would be a second price for one answer.
-    """
-    if total <= account.spent:
-        return True
-    known = account.spent + max(0, account.doubtful - refused)
-    return total <= proof and (proof > account.signed or total <= known)
-
-
-def _deposited(account: Account, deposit: PendingDeposit) -> Account:
-    """The channel with a deposit that is confirmed; a supposed one is in its balance already."""
-    return replace(
-        account,
-        balance=account.balance + (0 if deposit.supposed else deposit.amount),
-        deposited=account.deposited + deposit.amount,
-        deposit=None,
-        deposit_until=0.0,
-    )
+    return settled
 
 
 def _charged(receipt: SettlementResponse) -> tuple[int, int | None]:
@@ -480,21 +465,20 @@ def _charged(receipt: SettlementResponse) -> tuple[int, int | None]:
     return charged, batch.receipt_total(extra) if extra else None
 
 
-def _total(state: batch.ChannelStateWire) -> int:
-    return parse_amount(state.charged_cumulative_amount or "")
+def _ending(
+    account: Account, payment: InFlight, outcome: str, amount: int, transaction: str = ""
+) -> Ending:
+    return Ending(
+        origin=account.origin,
+        path=payment.path,
+        payment_id=payment.payment_id,
+        scheme=batch.SCHEME,
+        amount=amount,
+        outcome=outcome,
+        channel=_hex(account.channel_id),
+        transaction=transaction,
+    )
 
 
-def _corrective_extra(intent: Intent, refusal: PaymentRequired) -> batch.BatchExtra | None:
-    """`extra` of the offer that speaks of this channel, if one does."""
-    for raw in refusal.accepts[:MAX_OFFERS]:
-        try:
-            extra = batch.decode_extra(decode_requirements(raw))
-            state = extra.channel_state
-            if (
-                isinstance(state, batch.ChannelStateWire)
-                and parse_bytes(state.channel_id, 32) == intent.channel_id
-            ):
-                return extra
-        except ValueError:
-            continue
-    return None
+def _hex(channel_id: bytes) -> str:
+    return "0x" + channel_id.hex()

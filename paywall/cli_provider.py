@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -33,7 +34,8 @@ from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.money import KNOWN_ASSETS
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import DEFAULT_STORE, Store, open_store
-from paywall.walletfile import Account, WalletFile
+from paywall.walletrows import Account
+from paywall.walletstate import open_state
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be sent and what it costs.")
@@ -58,7 +60,7 @@ def channels(
     if wallet_file:
         if not wallet_file.exists():
             raise ConfigurationError(f"there is no wallet file {wallet_file}")
-        rows = [_account_row(account) for account in WalletFile(wallet_file).accounts()]
+        rows = [_account_row(account) for account in open_state(wallet_file, time.time).accounts()]
     else:
         rows = [_channel_row(channel) for channel in run(_all_channels(store or DEFAULT_STORE))]
     print_rows(rows, as_json, "no channels")

@@ -14,12 +14,13 @@ from typing import Final, Self
 
 import httpx
 
-from paywall.books import Turn
+from paywall.asking import AnyCall, Call
 from paywall.either import library_of
 from paywall.flow import pay, refund
 from paywall.protocol.errors import PaymentRefused
 from paywall.receipt import Receipt, receipt
 from paywall.sending import Flow, Step
+from paywall.turns import Turn
 from paywall.wallet import Wallet
 
 MAX_DISCARDED_BYTES: Final = 64 * 1024
@@ -57,6 +58,23 @@ class _Talk:
         return self.answer
 
 
+def _called(talk: _Talk, call: AnyCall) -> Step | None:
+    """Makes a call that the conversation waits for, and goes on."""
+    try:
+        call.make()
+    except BaseException as error:
+        return talk.fail(error)
+    return talk.next()
+
+
+async def _called_later(talk: _Talk, call: AnyCall) -> Step | None:
+    try:
+        await call.make_later()
+    except BaseException as error:
+        return talk.fail(error)
+    return talk.next()
+
+
 class SyncDriver:
     """Pays for what goes through the transport inside it."""
 
@@ -81,6 +99,8 @@ class SyncDriver:
                     with suppress(TurnTimeout):
                         step.done.result(step.seconds)
                     step = talk.next()
+                elif isinstance(step, Call):
+                    step = _called(talk, step)
                 else:
                     step = self._exchange(talk, step)
             return talk.result()
@@ -140,6 +160,8 @@ class AsyncDriver:
                 if isinstance(step, Turn):
                     await asyncio.wait((asyncio.wrap_future(step.done),), timeout=step.seconds)
                     step = talk.next()
+                elif isinstance(step, Call):
+                    step = await _called_later(talk, step)
                 else:
                     step = await self._exchange(talk, step)
             return talk.result()

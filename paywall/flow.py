@@ -19,14 +19,23 @@ from typing import Final
 
 import httpx
 
-from paywall.books import AnyPromise, Turn, Wait
+from paywall.asking import ApprovalNeeded
+from paywall.books import AnyPromise, Promise
 from paywall.either import can_be_replayed, with_header
+from paywall.offers import AnyIntent, ExactIntent, Intent
 from paywall.places import known_quote, origin_of, quote_of, remember, unlearn
-from paywall.policy import AnyIntent, ExactIntent, Intent
-from paywall.protocol.errors import AgentError, InvalidQuote, OverBudget, PaymentRefused, Reason
+from paywall.protocol.errors import (
+    AgentError,
+    InvalidQuote,
+    NotApproved,
+    OverBudget,
+    PaymentRefused,
+    Reason,
+)
 from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired
 from paywall.receipt import moved, printable, settlement
 from paywall.sending import Agreement, Flow, send
+from paywall.turns import Turn, Wait
 from paywall.wallet import Wallet
 
 log = logging.getLogger("paywall.client")
@@ -58,7 +67,8 @@ def pay(wallet: Wallet, request: httpx.Request) -> Flow:
             return response
         remember(wallet, request, refusal)
         refused += promise.intent.price
-        quote = _next_quote(wallet, promise.intent, refusal, tried, refused)
+        top_up = isinstance(promise, Promise) and promise.top_up
+        quote = _next_quote(wallet, promise.intent, refusal, tried, refused, top_up)
         promise = yield from _agree(wallet, request, quote)
 
 
@@ -71,16 +81,25 @@ def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[AnyPromise |
     if quote is None:
         return None
     try:
-        return (yield from _begin(wallet, wallet.rank(origin_of(request.url), quote)))
+        intents = wallet.rank(origin_of(request.url), quote)
+        return (yield from _begin(wallet, request, intents))
+    except NotApproved as error:  # who has said no is not asked again
+        wallet.denied(origin_of(request.url), error)
+        raise
     except AgentError:
         return None
 
 
 def _agree(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> Agreement[AnyPromise]:
     """A payment of what was just asked, for a request that can still be sent."""
-    intents = wallet.rank(origin_of(request.url), quote)
-    _refuse_unreplayable(request)
-    return (yield from _begin(wallet, intents))
+    origin = origin_of(request.url)
+    try:
+        intents = wallet.rank(origin, quote)
+        _refuse_unreplayable(request)
+        return (yield from _begin(wallet, request, intents))
+    except AgentError as error:
+        wallet.denied(origin, error)
+        raise
 
 
 def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
@@ -112,24 +131,31 @@ def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
         quote = _next_quote(wallet, intent, refusal, tried)
 
 
-def _begin(wallet: Wallet, intents: list[AnyIntent]) -> Agreement[AnyPromise]:
+def _begin(
+    wallet: Wallet, request: httpx.Request, intents: list[AnyIntent]
+) -> Agreement[AnyPromise]:
     """A payment by the first of these ways that the budget allows."""
     *others, last = intents
     for intent in others:
         with suppress(OverBudget):
-            return (yield from _begin_one(wallet, intent))
-    return (yield from _begin_one(wallet, last))
+            return (yield from _begin_one(wallet, intent, request.url.path))
+    return (yield from _begin_one(wallet, last, request.url.path))
 
 
-def _begin_one(wallet: Wallet, intent: AnyIntent) -> Agreement[AnyPromise]:
+def _begin_one(wallet: Wallet, intent: AnyIntent, path: str) -> Agreement[AnyPromise]:
     turn: Turn | None = None
+    approved = 0
     try:
         while True:
             try:
-                return wallet.books.begin_any(intent, turn)
+                return wallet.books.begin_any(intent, turn, path, approved)
+            except ApprovalNeeded as needed:
+                approval = needed.approval
             except Wait as wait:
                 turn = wait.turn
-            yield turn
+                yield turn
+                continue
+            approved = yield from wallet.ask(approval)
     finally:
         if turn and isinstance(intent, Intent):
             wallet.books.leave(intent, turn)
@@ -141,6 +167,7 @@ def _next_quote(
     refusal: PaymentRequired,
     tried: set[str],
     refused: int = 0,
+    top_up: bool = False,
 ) -> PaymentRequired:
     """What to accept after a refusal, when its cause can be mended and was not tried before."""
     reason = printable(str(refusal.error or ""))
@@ -157,6 +184,9 @@ def _next_quote(
             mended = True
         else:
             mended = all(bytes(raw) != bytes(intent.accepted) for raw in refusal.accepts)
+    if not mended and top_up and "deposit" not in tried:
+        tried.add("deposit")  # the channel has enough in it without
+        mended = True
     if not mended:
         raise PaymentRefused(
             f"{intent.origin} refused the payment: {reason or 'no reason given'}", reason

@@ -22,7 +22,7 @@ from paywall.protocol.x402 import (
     encode_json,
 )
 from paywall.wallet import Wallet
-from paywall.walletfile import KnownQuote
+from paywall.walletrows import KnownQuote
 
 _NO_PRICE: Final = KnownQuote(b"[]", None)
 

@@ -1,219 +1,260 @@
-"""What an owner allows, and which of a provider's offers fits: the choice, without any state.
+"""What an owner allows: ceilings, lists, and the longest times that money may be tied up.
 
-A provider's text is data: an offer is taken only for a token whose value is known, at most at the
-price per request that the owner set, under a withdraw delay that the owner can bear, and with the
-token's real signing domain, whatever the offer calls it.
+    Wallet(per_request="$0.01", per_day="$1", total="$20", allow_origins=["*.example.com"])
 
-The rule for choosing: the cheapest acceptable offer; at equal price a channel
-(`batch-settlement`) before a transfer (`exact`), because a channel's next requests cost no
-transaction, unless the owner says that more requests are unlikely (`expect_more=False`) and there
-is no channel with this origin yet; and the next best when the budget does not allow what the best
-one needs, as a deposit that is larger than what is left.
+Prices are in dollars; inside they are atomic units of a six-decimal dollar. A ceiling that is not
+set does not bind, but `total`, `per_request` and `deposit` always are set, and small. What is on a
+deny list is refused whatever the allow list says; an empty allow list allows all. No state here,
+and no provider's word.
+
+A pattern of an origin is a host ("api.example"), all below a domain ("*.example.com", not the
+domain itself), or either with scheme and, unless it is the scheme's own, port
+("https://*.example.com:8443"). Hosts are compared as they are written in the URL, in lower case.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict
+from urllib.parse import urlsplit
 
-from msgspec import UNSET, Raw
-
-from paywall.protocol.channel import ChannelConfig
-from paywall.protocol.eip712 import keccak
-from paywall.protocol.errors import NoAcceptableOffer, OverBudget
+from paywall.protocol.errors import ConfigurationError, NoAcceptableOffer
 from paywall.protocol.limits import (
     DEFAULT_TIMEOUT_SECONDS,
-    MAX_HOLDS,
-    MAX_OFFERS,
-    MAX_WITHDRAW_DELAY_SECONDS,
-    MIN_WITHDRAW_DELAY_SECONDS,
+    MAX_AUTHORIZATION_SECONDS,
+    MIN_AUTHORIZATION_LEFT_SECONDS,
 )
-from paywall.protocol.money import (
-    KNOWN_ASSETS,
-    ZERO_ADDRESS,
-    Address,
-    Asset,
-    parse_address,
-    parse_amount,
-)
-from paywall.protocol.schemes import batch, exact
-from paywall.protocol.x402 import PaymentRequired, PaymentRequirements, decode_requirements
+from paywall.protocol.money import USDC, Address, Asset, chain_id_of, parse_address
 
 DOLLAR_DECIMALS: Final = 6
 """Budgets count millionths of a dollar; a token that counts otherwise is not taken."""
+MAX_LANES: Final = 64
+MAX_HISTORY_ENTRIES: Final = 1_000_000
+_DAY_SECONDS: Final = 86_400
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_PATTERN = re.compile(r"(?:(https?)://)?(\*|(?:\*\.)?[^*/:@\s]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+
+
+class Limits(TypedDict, total=False):
+    """What `Wallet` takes besides its keys. Amounts are prices such as "$0.01"."""
+
+    per_request: str
+    """No request costs more. One cent."""
+    per_host: str
+    """What one host gets altogether."""
+    per_minute: str
+    """What is spent in any 60 seconds."""
+    per_day: str
+    """What is spent in any 24 hours."""
+    total: str
+    """All that ever leaves the wallet, deposits that are still locked up included. Five dollars."""
+    deposit: str
+    """What a channel is filled with. Half a dollar."""
+    per_deposit: str
+    """The most that is locked up at a time when a provider asks for more; `deposit` if not set."""
+    top_up_percent: int
+    """A channel is filled again when less than this share of `deposit` is left in it; 0: when it
+    is empty, and everybody waits. 20."""
+    approve_above: str
+    """From here on the owner is asked (`approve`), for a price as for a deposit."""
+    max_withdraw_delay_seconds: int
+    """The longest that a provider may keep a deposit from being withdrawn. Seven days."""
+    max_authorization_seconds: int
+    """How long a signed transfer or deposit may be submitted. Five minutes."""
+    lanes: int
+    """How many channels with one provider may be open, where one is too few. 1."""
+    expect_more: bool
+    """Whether a channel is opened where a single transfer costs as much. True."""
+    history: int
+    """How many ends of payments are remembered. 100,000."""
+    assets: Iterable[Asset]
+    """Tokens to accept besides those that are known."""
+    allow_origins: Iterable[str]
+    deny_origins: Iterable[str]
+    allow_networks: Iterable[str]
+    deny_networks: Iterable[str]
+    allow_assets: Iterable[Asset]
+    deny_assets: Iterable[Asset]
+    allow_receivers: Iterable[str]
+    deny_receivers: Iterable[str]
 
 
 @dataclass(frozen=True)
-class Intent:
-    """One offer that policy allows, understood, and how it was spelled."""
+class OriginPattern:
+    """Some origins. `host` may begin with `*.`; `port` counts only with a scheme."""
 
-    origin: str
-    accepted: Raw
-    asset: Asset
-    price: int
-    config: ChannelConfig
-    channel_id: bytes
-    min_deposit: int
-    in_flight: int
-    extensions: dict[str, Raw] | None = None
+    scheme: str | None
+    host: str
+    port: int | None
 
-
-@dataclass(frozen=True)
-class ExactIntent:
-    """An offer that is paid by a single transfer. `lifetime_seconds` bounds its signature."""
-
-    origin: str
-    accepted: Raw
-    asset: Asset
-    price: int
-    pay_to: Address
-    lifetime_seconds: int
-    extensions: dict[str, Raw] | None = None
-
-
-AnyIntent = Intent | ExactIntent
+    def matches(self, scheme: str, host: str, port: int) -> bool:
+        if self.scheme is not None and (self.scheme, self.port) != (scheme, port):
+            return False
+        if self.scheme is None and self.port not in (None, port):
+            return False
+        if self.host == "*":
+            return True
+        return host.endswith(self.host[1:]) if self.host.startswith("*.") else host == self.host
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The owner's ceilings, in atomic units of a six-decimal dollar, and what else is allowed."""
+    """The owner's word. Amounts are atomic units of a six-decimal dollar; None does not bind."""
 
     per_request: int
     total: int
     deposit: int
-    max_withdraw_delay_seconds: int
+    max_withdraw_delay_seconds: int = 7 * _DAY_SECONDS
     assets: tuple[Asset, ...] = ()
     expect_more: bool = True
+    per_host: int | None = None
+    per_minute: int | None = None
+    per_day: int | None = None
+    per_deposit: int | None = None
+    top_up_percent: int = 20
+    approve_above: int | None = None
+    max_authorization_seconds: int = DEFAULT_TIMEOUT_SECONDS
+    lanes: int = 1
+    history: int = 100_000
+    allow_origins: tuple[OriginPattern, ...] = ()
+    deny_origins: tuple[OriginPattern, ...] = ()
+    allow_networks: frozenset[str] = frozenset()
+    deny_networks: frozenset[str] = frozenset()
+    allow_assets: tuple[Asset, ...] = ()
+    deny_assets: tuple[Asset, ...] = ()
+    allow_receivers: frozenset[Address] = frozenset()
+    deny_receivers: frozenset[Address] = frozenset()
 
-    def choose(self, payer: Address, origin: str, quote: PaymentRequired) -> Intent:
-        """The best channel that is allowed. Raises NoAcceptableOffer or OverBudget."""
-        for intent in self.rank(payer, origin, quote):
-            if isinstance(intent, Intent):
-                return intent
-        raise NoAcceptableOffer(f"{origin} offers no channel")
-
-    def rank(
-        self,
-        payer: Address,
-        origin: str,
-        quote: PaymentRequired,
-        is_open: Callable[[Intent], bool] = lambda intent: False,
-    ) -> list[AnyIntent]:
-        """The offers that are allowed, the best first; `is_open` knows the channels.
-
-        Raises NoAcceptableOffer or OverBudget when there is none.
-        """
-        fit: list[AnyIntent] = []
-        complaints = []
-        for raw in quote.accepts[:MAX_OFFERS]:
-            try:
-                fit.append(self._understand(payer, origin, raw, quote))
-            except (NoAcceptableOffer, ValueError) as error:
-                complaints.append(str(error))
-        if not fit:
-            why = "; ".join(complaints) or "there is none"
-            raise NoAcceptableOffer(f"{origin} makes no offer that this wallet accepts: {why}")
-        best = min(fit, key=lambda intent: intent.price)
-        if best.price > self.per_request:
-            raise OverBudget(
-                f"{origin} asks {best.asset.show(best.price)} for one request; this wallet pays "
-                f"at most {best.asset.show(self.per_request)}"
+    def __post_init__(self) -> None:
+        if not 1 <= self.lanes <= MAX_LANES:
+            raise ConfigurationError(f"lanes must be 1 to {MAX_LANES}")
+        if not 0 < self.history <= MAX_HISTORY_ENTRIES:
+            raise ConfigurationError(f"history must be 1 to {MAX_HISTORY_ENTRIES}")
+        if not 0 <= self.top_up_percent <= 100:
+            raise ConfigurationError("top_up_percent must be 0 to 100")
+        seconds, shortest = self.max_authorization_seconds, 2 * MIN_AUTHORIZATION_LEFT_SECONDS
+        if not shortest <= seconds <= MAX_AUTHORIZATION_SECONDS:
+            raise ConfigurationError(
+                f"max_authorization_seconds must be {shortest} to {MAX_AUTHORIZATION_SECONDS}"
             )
 
-        def order(intent: AnyIntent) -> tuple[int, int]:
-            if isinstance(intent, ExactIntent):
-                return intent.price, 1
-            return intent.price, 0 if self.expect_more or is_open(intent) else 2
+    @property
+    def most_per_deposit(self) -> int:
+        return self.deposit if self.per_deposit is None else self.per_deposit
 
-        affordable = [intent for intent in fit if intent.price <= self.per_request]
-        return sorted(affordable, key=order)
+    def refuse_origin(self, origin: str) -> None:
+        """Raises NoAcceptableOffer for a place that is not to be paid."""
+        if not (self.allow_origins or self.deny_origins):
+            return
+        try:
+            parts = urlsplit(origin)
+            port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        except ValueError as error:
+            raise NoAcceptableOffer(f"{origin} is no origin") from error
+        place = (parts.scheme, (parts.hostname or "").rstrip("."), port)
+        if any(pattern.matches(*place) for pattern in self.deny_origins):
+            raise NoAcceptableOffer(f"{origin} is not paid: deny_origins")
+        if self.allow_origins and not any(each.matches(*place) for each in self.allow_origins):
+            raise NoAcceptableOffer(f"{origin} is not paid: it is not among allow_origins")
 
-    def _understand(
-        self, payer: Address, origin: str, raw: Raw, quote: PaymentRequired
-    ) -> AnyIntent:
-        offer = decode_requirements(raw)
-        if offer.scheme not in (batch.SCHEME, exact.SCHEME):
-            raise NoAcceptableOffer(f"scheme {offer.scheme!r} is not supported")
-        asset = self._known(offer.network, parse_address(offer.asset))
-        if asset is None:
-            raise NoAcceptableOffer(f"token {offer.asset!r} on {offer.network!r} is not known")
-        price = parse_amount(offer.amount)
-        if price == 0:  # a lure: always the cheapest, and it would still ask for a deposit
-            raise NoAcceptableOffer("the price is zero")
-        if offer.scheme == exact.SCHEME:
-            return _transfer(origin, offer, raw, asset, price, quote.extensions or None)
-        return self._channel(payer, origin, offer, raw, asset, price, quote.extensions or None)
+    def refuse_receiver(self, receiver: Address) -> None:
+        shown = "0x" + receiver.hex()
+        if receiver in self.deny_receivers:
+            raise NoAcceptableOffer(f"{shown} is not paid: deny_receivers")
+        if self.allow_receivers and receiver not in self.allow_receivers:
+            raise NoAcceptableOffer(f"{shown} is not paid: it is not among allow_receivers")
 
-    def _channel(
-        self,
-        payer: Address,
-        origin: str,
-        offer: PaymentRequirements,
-        raw: Raw,
-        asset: Asset,
-        price: int,
-        extensions: dict[str, Raw] | None,
-    ) -> Intent:
-        extra = batch.decode_extra(offer)
-        if extra.asset_transfer_method not in (UNSET, None, "eip3009"):
-            raise NoAcceptableOffer(f"deposits by {extra.asset_transfer_method!r} not supported")
-        config = self._config(payer, origin, offer, extra)
-        return Intent(
-            origin=origin,
-            accepted=raw,
-            asset=asset,
-            price=price,
-            config=config,
-            channel_id=config.channel_id(offer.network),
-            min_deposit=parse_amount(extra.min_deposit) if extra.min_deposit else 0,
-            in_flight=max(1, min(MAX_HOLDS, extra.in_flight)) if extra.in_flight else 1,
-            extensions=extensions,
+    def refuse_asset(self, asset: Asset) -> None:
+        network = asset.network
+        if network in self.deny_networks:
+            raise NoAcceptableOffer(f"nothing is paid on {network}: deny_networks")
+        if self.allow_networks and network not in self.allow_networks:
+            raise NoAcceptableOffer(f"nothing is paid on {network}: it is not among allow_networks")
+        if asset in self.deny_assets:
+            raise NoAcceptableOffer(f"{asset.symbol} on {network} is not paid: deny_assets")
+        if self.allow_assets and asset not in self.allow_assets:
+            raise NoAcceptableOffer(
+                f"{asset.symbol} on {network} is not paid: it is not among allow_assets"
+            )
+
+
+def policy_of(limits: Limits) -> Policy:
+    """An owner's settings, converted once. Raises ConfigurationError."""
+    allowed = checked_assets(limits.get("allow_assets", ()))
+    return Policy(
+        per_request=_dollars(limits.get("per_request", "$0.01")),
+        total=_dollars(limits.get("total", "$5")),
+        deposit=_dollars(limits.get("deposit", "$0.50")),
+        per_deposit=_dollars_or_none(limits.get("per_deposit")),
+        per_host=_dollars_or_none(limits.get("per_host")),
+        per_minute=_dollars_or_none(limits.get("per_minute")),
+        per_day=_dollars_or_none(limits.get("per_day")),
+        approve_above=_dollars_or_none(limits.get("approve_above")),
+        top_up_percent=limits.get("top_up_percent", 20),
+        max_withdraw_delay_seconds=limits.get("max_withdraw_delay_seconds", 7 * _DAY_SECONDS),
+        max_authorization_seconds=limits.get("max_authorization_seconds", DEFAULT_TIMEOUT_SECONDS),
+        lanes=limits.get("lanes", 1),
+        history=limits.get("history", 100_000),
+        expect_more=limits.get("expect_more", True),
+        assets=checked_assets(limits.get("assets", ())) + allowed,
+        allow_origins=_patterns(limits.get("allow_origins", ())),
+        deny_origins=_patterns(limits.get("deny_origins", ())),
+        allow_networks=_networks(limits.get("allow_networks", ())),
+        deny_networks=_networks(limits.get("deny_networks", ())),
+        allow_assets=allowed,
+        deny_assets=tuple(limits.get("deny_assets", ())),
+        allow_receivers=_receivers(limits.get("allow_receivers", ())),
+        deny_receivers=_receivers(limits.get("deny_receivers", ())),
+    )
+
+
+def checked_assets(assets: Iterable[Asset]) -> tuple[Asset, ...]:
+    allowed = tuple(assets)
+    for asset in allowed:
+        if asset.decimals != DOLLAR_DECIMALS:
+            raise ConfigurationError(f"{asset.symbol} has {asset.decimals} decimals, not 6")
+    return allowed
+
+
+def _dollars(price: str) -> int:
+    return USDC.base.units(price)
+
+
+def _dollars_or_none(price: str | None) -> int | None:
+    return None if price is None else _dollars(price)
+
+
+def _several(values: Iterable[str]) -> Iterable[str]:
+    if isinstance(values, str):
+        raise ConfigurationError(f"{values!r} is one; write a list")
+    return values
+
+
+def _patterns(patterns: Iterable[str]) -> tuple[OriginPattern, ...]:
+    return tuple(_pattern(pattern) for pattern in _several(patterns))
+
+
+def _pattern(text: str) -> OriginPattern:
+    match = _PATTERN.fullmatch(text.lower())
+    if match is None:
+        raise ConfigurationError(
+            f'{text!r} is no pattern of an origin; write "api.example", "*.example.com" or '
+            '"https://api.example:8443"'
         )
-
-    def _known(self, network: str, address: Address) -> Asset | None:
-        for asset in self.assets:
-            if (asset.network, asset.address) == (network, address):
-                return asset
-        return KNOWN_ASSETS.get((network, address))
-
-    def _config(
-        self, payer: Address, origin: str, offer: PaymentRequirements, extra: batch.BatchExtra
-    ) -> ChannelConfig:
-        delay = extra.withdraw_delay
-        longest = min(self.max_withdraw_delay_seconds, MAX_WITHDRAW_DELAY_SECONDS)
-        if not MIN_WITHDRAW_DELAY_SECONDS <= delay <= longest:
-            raise NoAcceptableOffer(f"a withdraw delay of {delay} s; at most {longest} is allowed")
-        authorizer = parse_address(extra.receiver_authorizer)
-        receiver = parse_address(offer.pay_to)
-        if ZERO_ADDRESS in (authorizer, receiver):
-            raise NoAcceptableOffer("the receiver is zero")
-        return ChannelConfig(
-            payer=payer,
-            payer_authorizer=payer,
-            receiver=receiver,
-            receiver_authorizer=authorizer,
-            token=parse_address(offer.asset),
-            withdraw_delay_seconds=delay,
-            # One channel per origin, found again by everybody who has the key: two services of
-            # one receiver keep separate books.
-            salt=keccak(b"paywall:" + origin.encode()),
-        )
+    scheme, host, port = match.groups()
+    number = int(port) if port else (_DEFAULT_PORTS[scheme] if scheme else None)
+    return OriginPattern(scheme, host.strip("[]").rstrip("."), number)
 
 
-def _transfer(
-    origin: str,
-    offer: PaymentRequirements,
-    raw: Raw,
-    asset: Asset,
-    price: int,
-    extensions: dict[str, Raw] | None,
-) -> ExactIntent:
-    method = exact.decode_extra(offer).asset_transfer_method
-    if method not in (UNSET, None, exact.EIP3009):
-        raise NoAcceptableOffer(f"transfers by {method!r} not supported")
-    receiver = parse_address(offer.pay_to)
-    if receiver == ZERO_ADDRESS:
-        raise NoAcceptableOffer("the receiver is zero")
-    if offer.max_timeout_seconds <= 0:
-        raise NoAcceptableOffer("the offer leaves no time to pay")
-    lifetime = min(offer.max_timeout_seconds, DEFAULT_TIMEOUT_SECONDS)
-    return ExactIntent(origin, raw, asset, price, receiver, lifetime, extensions)
+def _networks(networks: Iterable[str]) -> frozenset[str]:
+    names = frozenset(_several(networks))
+    for name in names:
+        chain_id_of(name)
+    return names
+
+
+def _receivers(receivers: Iterable[str]) -> frozenset[Address]:
+    try:
+        return frozenset(parse_address(receiver) for receiver in _several(receivers))
+    except ValueError as error:
+        raise ConfigurationError(f"a receiver is an address: {error}") from error

@@ -15,18 +15,20 @@ from typing import Final, TypeVar
 
 import httpx
 
-from paywall.books import AnyPromise, Turn
+from paywall.asking import AnyCall
+from paywall.books import AnyPromise
 from paywall.either import can_be_replayed, library_of, with_header
-from paywall.policy import AnyIntent, ExactIntent
+from paywall.offers import AnyIntent, ExactIntent
 from paywall.protocol import once
 from paywall.protocol.errors import PaymentLost, PaymentRefused, Reason
 from paywall.protocol.limits import HOLD_SECONDS
 from paywall.protocol.x402 import PAYMENT_SIGNATURE, SettlementResponse
 from paywall.receipt import settlement
 from paywall.transfers import ExactPromise
+from paywall.turns import Turn
 from paywall.wallet import Wallet
 
-Step = httpx.Request | Turn
+Step = httpx.Request | Turn | AnyCall
 T = TypeVar("T")
 Agreement = Generator[Step, httpx.Response | None, T]
 Flow = Agreement[httpx.Response]
@@ -43,7 +45,8 @@ _COME_AGAIN: Final = (Reason.PAYMENT_IN_PROGRESS.code, Reason.SETTLEMENT_PENDING
 
 def send(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> Flow:
     """Sends a payment and books what came of it. Raises PaymentLost or PaymentRefused."""
-    paid = _signed(wallet, promise, request)
+    header = yield from wallet.signing(promise)
+    paid = with_header(request, PAYMENT_SIGNATURE, header)
     outcome = yield from _attempt(wallet, promise, paid, again=False)
     resent = False
     if _can_resend(promise.intent, request):
@@ -54,14 +57,6 @@ def send(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> Flow:
         raise _lost(wallet, promise, outcome)
     _book(wallet, promise, outcome)
     return outcome
-
-
-def _signed(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> httpx.Request:
-    try:
-        return with_header(request, PAYMENT_SIGNATURE, wallet.sign(promise))
-    except BaseException:
-        wallet.books.unsent(promise)
-        raise
 
 
 def _insist(

@@ -12,24 +12,31 @@ again when no answer came, always the same one. What it can have cost is counted
 Sources: exact EVM specification, "Phase 1"; EIP-3009 for how long an authorization lives.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_bytes, token_hex
-from typing import Final, Never
+from typing import Never
 
 from msgspec.structs import replace
 
-from paywall.policy import ExactIntent, Policy
+from paywall.asking import Approval, ApprovalNeeded
+from paywall.budget import Wish, refuse_over_budget
+from paywall.endings import EVIDENCE, Ending, evidence_of, refuse_stopped
+from paywall.events import Event, Events, Stopped
+from paywall.offers import ExactIntent
+from paywall.policy import Policy
 from paywall.protocol.eip712 import Authorization
-from paywall.protocol.errors import OverBudget, PaymentRefused, ProviderMisbehaved
+from paywall.protocol.errors import PaymentRefused, ProviderMisbehaved, StoreUnavailable
 from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS
 from paywall.protocol.money import Address, parse_amount
-from paywall.protocol.x402 import SettlementResponse, encode_json
-from paywall.transferfile import SignedTransfer
-from paywall.walletfile import WalletFile
+from paywall.protocol.schemes import exact
+from paywall.protocol.x402 import SettlementResponse
+from paywall.walletrows import SignedTransfer
+from paywall.walletstate import WalletState
 
-MAX_EVIDENCE_BYTES: Final = 4096
-_EVIDENCE: Final = "; its receipt: "
+log = logging.getLogger("paywall.wallet")
 
 
 @dataclass(frozen=True)
@@ -39,60 +46,67 @@ class ExactPromise:
     intent: ExactIntent
     payment_id: str
     authorization: Authorization
+    path: str = ""
 
 
 class Transfers:
-    """What one payer has promised in single transfers, kept in its wallet's file."""
+    """What one payer has promised in single transfers, kept in its wallet's state."""
 
     def __init__(
-        self, payer: Address, file: WalletFile, policy: Policy, clock: Callable[[], float]
+        self,
+        payer: Address,
+        file: WalletState,
+        policy: Policy,
+        clock: Callable[[], float],
+        events: Events,
     ) -> None:
         self._payer = payer
         self._file = file
         self._policy = policy
         self._clock = clock
+        self._events = events
 
-    def begin(self, intent: ExactIntent) -> ExactPromise:
-        """Writes down what is about to be signed. Raises OverBudget or ProviderMisbehaved."""
-        now = int(self._clock())
-        promise = ExactPromise(
-            intent,
-            "pay_" + token_hex(16),
-            Authorization(
-                payer=self._payer,
-                to=intent.pay_to,
-                value=intent.price,
-                valid_after=0,
-                valid_before=now + intent.lifetime_seconds,
-                authorization_nonce=token_bytes(32),
-            ),
-        )
+    def begin(self, intent: ExactIntent, path: str = "", approved: int = 0) -> ExactPromise:
+        """Writes down what is about to be signed.
+
+        Raises ApprovalNeeded, OverBudget or ProviderMisbehaved; then nothing is written.
+        """
         with self._file.change():
-            self._free_expired(now)
-            why = self._file.stopped(intent.origin)
-            if why:
-                told = why.partition(_EVIDENCE)[0]
-                raise ProviderMisbehaved(f"{intent.origin} is not paid any more: {told}")
-            self._refuse_over_budget(intent)
-            self._file.put_transfer(_row(promise))
-            self._file.count_transfer(intent.price)
+            now = self._clock()
+            promise = self._promised(intent, path, int(now))
+            self._free_expired(int(now))
+            refuse_stopped(self._file, intent.origin)
+            wish = Wish(intent.origin, intent.asset, intent.price, intent.price)
+            host_spent = self._file.host_spent(intent.origin)
+            refuse_over_budget(self._policy, self._file.totals(), host_spent, wish, now)
+            self._refuse_unapproved(promise, approved)
+            self._file.put_transfer(_row(promise, now))
+            self._file.count(intent.origin, intent.price, intent.price, now)
         self._file.flush()
         return promise
+
+    def _promised(self, intent: ExactIntent, path: str, now: int) -> ExactPromise:
+        authorization = Authorization(
+            payer=self._payer,
+            to=intent.pay_to,
+            value=intent.price,
+            valid_after=0,
+            valid_before=now + intent.lifetime_seconds,
+            authorization_nonce=token_bytes(32),
+        )
+        return ExactPromise(intent, "pay_" + token_hex(16), authorization, path)
+
+    def _refuse_unapproved(self, promise: ExactPromise, approved: int) -> None:
+        above, intent = self._policy.approve_above, promise.intent
+        if above is not None and intent.price > max(above, approved):
+            told = ("payment", intent.origin, promise.path, exact.SCHEME, intent.price)
+            raise ApprovalNeeded(Approval(*told, intent.asset))
 
     def _free_expired(self, now: int) -> None:
         """Those that were refused cost nothing any more; of the others nobody has said that."""
         for row in self._file.take_expired_transfers(now - MAX_CLOCK_SKEW_SECONDS):
             if row.refused:
-                self._file.count_transfer(-row.price)
-
-    def _refuse_over_budget(self, intent: ExactIntent) -> None:
-        totals, total, show = self._file.totals(), self._policy.total, intent.asset.show
-        if max(totals.spent, totals.outlay) + intent.price > total:
-            locked = totals.outlay - totals.spent
-            raise OverBudget(
-                f"{intent.origin} asks {show(intent.price)}; of the total of {show(total)}, "
-                f"{show(totals.spent)} is spent or in flight and {show(locked)} is locked up"
-            )
+                self._file.count(row.origin, -row.price, -row.price, row.started)
 
     def settle(self, promise: ExactPromise, receipt: SettlementResponse) -> int:
         """Takes over a receipt, and returns what it says was paid.
@@ -108,37 +122,61 @@ class Transfers:
         if paid == 0 and not receipt.transaction:
             self.release(promise)
             return 0
-        self.keep(promise)
+        self._kept(promise, "paid", receipt.transaction)
         return price
 
     def release(self, promise: ExactPromise) -> None:
         """The provider says that it took nothing: free when it cannot take it any more."""
-        with self._file.change():
-            row = self._file.take_transfer(promise.payment_id)
+        with self._ending(promise, "refused") as row:
             if row:
                 self._file.put_transfer(replace(row, refused=True))
 
     def unsent(self, promise: ExactPromise) -> None:
         """Nothing has left: free again."""
-        with self._file.change():
-            if self._file.take_transfer(promise.payment_id):
-                self._file.count_transfer(-promise.intent.price)
+        price = promise.intent.price
+        with self._ending(promise, "unsent") as row:
+            if row:
+                self._file.count(row.origin, -price, -price, row.started)
 
     def keep(self, promise: ExactPromise) -> None:
         """It was taken, or nobody knows: it is spent."""
-        with self._file.change():
-            self._file.take_transfer(promise.payment_id)
+        self._kept(promise, "lost")
+
+    def _kept(self, promise: ExactPromise, word: str, transaction: str = "") -> None:
+        with self._ending(promise, word, transaction):
+            pass
+
+    @contextmanager
+    def _ending(
+        self, promise: ExactPromise, word: str, transaction: str = ""
+    ) -> Iterator[SignedTransfer | None]:
+        """A change in which the transfer is taken out; None when it has ended before."""
+        now, events = self._clock(), list[Event]()
+        ending = _ended(promise, word, transaction)
+        try:
+            with self._file.change():
+                valid_before = promise.authorization.valid_before
+                row = self._file.take_transfer(promise.payment_id, valid_before)
+                yield row
+                if row and not row.refused:
+                    self._file.record(ending.entry(now))
+                    events.append(ending.event(now))
+        except StoreUnavailable as error:
+            log.error("a payment's end cannot be written down, it counts as spent: %s", error)
+            return
+        for event in events:
+            self._events.tell(event)
 
     def stop(self, promise: ExactPromise, why: str, receipt: SettlementResponse) -> Never:
         """Pays this provider no more, and keeps its receipt as evidence."""
         origin = promise.intent.origin
-        evidence = encode_json(receipt)[:MAX_EVIDENCE_BYTES].decode(errors="replace")
         with self._file.change():
-            self._file.stop(origin, why + _EVIDENCE + evidence)
+            self._file.stop(origin, why + EVIDENCE + evidence_of(receipt))
+        self._events.tell(Stopped(self._clock(), origin, "", why))
         raise ProviderMisbehaved(f"{origin} broke the agreement: {why}")
 
 
-def _row(promise: ExactPromise) -> SignedTransfer:
+def _row(promise: ExactPromise, started: float) -> SignedTransfer:
     intent, told = promise.intent, promise.authorization
     return SignedTransfer(
         payment_id=promise.payment_id,
@@ -149,4 +187,18 @@ def _row(promise: ExactPromise) -> SignedTransfer:
         price=intent.price,
         authorization_nonce=told.authorization_nonce,
         valid_before=told.valid_before,
+        started=started,
+    )
+
+
+def _ended(promise: ExactPromise, word: str, transaction: str) -> Ending:
+    intent = promise.intent
+    return Ending(
+        origin=intent.origin,
+        path=promise.path,
+        payment_id=promise.payment_id,
+        scheme=exact.SCHEME,
+        amount=intent.price,
+        outcome=word,
+        transaction=transaction,
     )

@@ -1,29 +1,43 @@
-"""The agent's wallet: a key, the owner's policy, and the books.
+"""The agent's wallet: who signs, the owner's policy, and the books.
 
 The wallet signs, and only what its books have written down before. It does not know HTTP: the
 client shows it quotes and receipts. Private keys leave it in no way: not by repr, not by pickle.
 
+    Wallet(per_request="$0.01", total="$5")                   its key is in PAYWALL_KEY
+    Wallet(open_keystore("key.json"))                         in an encrypted file
+    Wallet(kms, voucher_key=os.environ["VOUCHER_KEY"])        elsewhere; vouchers are signed here
+    Wallet(address="0x…", voucher_key=…)                      no money key at all: no deposits
+
 Sources: batch-settlement EVM specification, "Client: Payment Construction"; EIP-3009.
 """
 
+import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from secrets import token_bytes
-from typing import Never
+from typing import Final, Never, TypeVar, Unpack
 
-from coincurve import PrivateKey
 from msgspec import UNSET, Raw
-from msgspec.structs import replace
 
+from paywall.asking import Approval, Approve, Asking, Call
 from paywall.books import AnyPromise, Books
-from paywall.policy import DOLLAR_DECIMALS, AnyIntent, Intent, Policy
+from paywall.choice import Choice
+from paywall.events import Denied, Events, OnEvent
+from paywall.keys import LocalKey, Signer, key_from_environment, local_key
+from paywall.offers import AnyIntent, Intent, Payer
+from paywall.policy import Limits, policy_of
 from paywall.protocol import eip712, once
 from paywall.protocol.channel import Voucher
-from paywall.protocol.errors import ConfigurationError
-from paywall.protocol.limits import DEFAULT_TIMEOUT_SECONDS
-from paywall.protocol.money import USDC, Asset
+from paywall.protocol.errors import (
+    AgentError,
+    ConfigurationError,
+    NotApproved,
+    OverBudget,
+    SigningFailed,
+)
+from paywall.protocol.money import parse_address
 from paywall.protocol.schemes import batch, exact
 from paywall.protocol.x402 import (
     VERSION,
@@ -32,50 +46,71 @@ from paywall.protocol.x402 import (
     encode_header,
     show_address,
 )
+from paywall.signing import (
+    account_of,
+    deposit_request,
+    signature,
+    transfer_request,
+    voucher_request,
+)
 from paywall.transfers import ExactPromise
-from paywall.walletfile import Account, PendingDeposit, WalletFile
+from paywall.walletrows import Account, Entry, PendingDeposit
+from paywall.walletstate import MAX_HISTORY, open_state
+
+KEY_VARIABLE: Final = "PAYWALL_KEY"
+KEYSTORE_VARIABLE: Final = "PAYWALL_KEYSTORE"
+VOUCHER_KEY_VARIABLE: Final = "PAYWALL_VOUCHER_KEY"
+
+_T = TypeVar("_T")
 
 
 class Wallet:
-    """A key and a budget.
+    """A signer and a budget.
 
-    `key` is a private key (hex or bytes); without one it is read from the environment variable
-    PAYWALL_KEY. `per_request` and `total` are ceilings in dollars: no single request costs more,
-    and no more than `total` ever leaves the wallet, deposits that are still locked up included.
-    `deposit` is what a new channel is filled with. Where a provider takes single transfers at the
-    same price, a channel is opened all the same, unless `expect_more` is False: then only channels
-    that are there already are used. `state` is the wallet's file.
+    `key` is a private key (hex or bytes) or any `Signer`; without one it is read from PAYWALL_KEY,
+    or from the encrypted file that PAYWALL_KEYSTORE names. With a `voucher_key` (or
+    PAYWALL_VOUCHER_KEY) vouchers are signed by that, and `key` only signs deposits and transfers;
+    a wallet with an `address` and a voucher key alone pays from channels that others have filled.
+    `state` is the wallet's file, or the URL of a Redis that many wallets share. `approve` is asked
+    above the amount `approve_above`; `on_event` is told what happens. Everything else is a limit
+    (`paywall.policy.Limits`), in dollars.
 
-    Raises ConfigurationError when the key, an amount or the file cannot be used.
+    Raises ConfigurationError when a key, an amount or the state cannot be used.
     """
 
     def __init__(
         self,
-        key: str | bytes | None = None,
+        key: str | bytes | Signer | None = None,
         *,
-        per_request: str = "$0.01",
-        total: str = "$5",
-        deposit: str = "$0.50",
-        max_withdraw_delay_seconds: int = 7 * 86_400,
-        expect_more: bool = True,
-        assets: Iterable[Asset] = (),
+        voucher_key: str | bytes | None = None,
+        address: str | None = None,
         state: str | Path | None = None,
+        approve: Approve | None = None,
+        on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.time,
+        **limits: Unpack[Limits],
     ) -> None:
-        self._key = parse_key(key)
-        self._payer = eip712.address_of(self._key)
-        self.address = show_address(self._payer)
-        self.policy = Policy(
-            per_request=_dollars(per_request),
-            total=_dollars(total),
-            deposit=_dollars(deposit),
-            max_withdraw_delay_seconds=max_withdraw_delay_seconds,
-            assets=_checked(assets),
-            expect_more=expect_more,
-        )
+        voucher = _voucher_key(voucher_key)
+        del voucher_key  # a frame that shows its variables must not show a key
+        signer = _signer(key, needed=address is None or voucher is None)
+        del key
+        if isinstance(signer, ConfigurationError):
+            raise signer
+        if isinstance(voucher, ConfigurationError):
+            raise voucher
+        self.signer = signer
+        self.payer = _payer(signer, voucher, address)
+        self.address = show_address(self.payer.account)
+        self._vouchers: Signer | None = voucher or signer
+        self.policy = policy_of(limits)
         self.clock = clock
-        self.file = WalletFile(state or default_state(self.address))
-        self.books = Books(self._payer, self.file, self.policy, clock, self._sign_deposit)
+        self._approve = approve
+        self.events = Events(on_event)
+        self._choice = Choice(self.policy, self.payer)
+        self.file = open_state(state or default_state(self.address), clock, self.policy.history)
+        self.books = Books(
+            self.payer, self.file, self.policy, clock, self.events, can_deposit=signer is not None
+        )
 
     def __repr__(self) -> str:
         return f"<Wallet {self.address}>"
@@ -90,73 +125,188 @@ class Wallet:
         """Millionths of a dollar that were charged, or are spoken for by requests in flight."""
         return self.books.spent()
 
+    def history(
+        self,
+        *,
+        since: float = 0.0,
+        until: float = float("inf"),
+        origin: str | None = None,
+        outcome: str | None = None,
+        limit: int = MAX_HISTORY,
+    ) -> list[Entry]:
+        """How payments ended, in the order in which they did: the newest `limit` of what is kept,
+        from `since` to just before `until` (Unix seconds), with one origin or of one outcome.
+        """
+        found = self.file.history(since, until)
+        chosen = [
+            entry
+            for entry in found
+            if origin in (None, entry.origin) and outcome in (None, entry.outcome)
+        ]
+        return chosen[max(0, len(chosen) - limit) :]
+
     def choose(self, origin: str, quote: PaymentRequired) -> Intent:
         """The cheapest channel that policy allows. Raises NoAcceptableOffer or OverBudget."""
-        return self.policy.choose(self._payer, origin, quote)
+        return self._choice.channel(origin, quote)
 
     def rank(self, origin: str, quote: PaymentRequired) -> list[AnyIntent]:
         """The offers that policy allows, the best first. Raises NoAcceptableOffer or OverBudget."""
-        return self.policy.rank(self._payer, origin, quote, self._is_open)
+        return self._choice.rank(origin, quote, self._is_open)
+
+    def denied(self, origin: str, error: AgentError) -> None:
+        """Tells whoever listens that a payment was not made, and by which limit."""
+        limit = error.limit if isinstance(error, OverBudget) else ""
+        self.events.tell(Denied(self.clock(), origin, limit, str(error)))
 
     def _is_open(self, intent: Intent) -> bool:
         account = self.file.account(intent.channel_id)
         return account is not None and account.balance > account.spent
 
+    # -- Asking the owner ------------------------------------------------------------------------
+
+    def ask(self, approval: Approval) -> Asking[int]:
+        """Asks the owner, and returns the amount that is approved. Raises NotApproved."""
+        approve = self._approve
+        if approve is None:
+            raise NotApproved(f"{approval} is above approve_above, and there is nobody to ask")
+        call = Call(lambda: approve(approval))
+        yield call
+        if call.answer is not True:  # whatever else a callback returns is no consent
+            raise NotApproved(f"the owner did not allow a {approval}")
+        return approval.amount
+
+    # -- Signing ---------------------------------------------------------------------------------
+
     def sign(self, promise: AnyPromise) -> str:
-        """The PAYMENT-SIGNATURE header of a payment that is written down."""
+        """As `signing`, by signers that answer at once."""
+        return _at_once(self.signing(promise))
+
+    def signing(self, promise: AnyPromise) -> Asking[str]:
+        """The PAYMENT-SIGNATURE header of a payment that is written down.
+
+        Raises SigningFailed; then nothing has left, and the payment is free again.
+        """
+        try:
+            return (yield from self._signed(promise))
+        except BaseException:
+            self.books.unsent(promise)
+            raise
+
+    def _signed(self, promise: AnyPromise) -> Asking[str]:
         if isinstance(promise, ExactPromise):
-            transfer = exact.sign(self._key, promise.intent.asset, promise.authorization)
-            return _header(promise.intent, exact.payload(transfer), _with_id(promise))
+            signed = yield from self._transfer(promise)
+            return _header(promise.intent, exact.payload(signed), _with_id(promise))
         intent, config = promise.intent, Raw(promise.config)
-        extensions = _with_id(promise)
-        voucher = self._voucher(intent, promise.amount)
+        voucher = yield from self._voucher(intent, promise.amount)
         if promise.deposit is None:
             payload = batch.voucher_payload(config, intent.channel_id, voucher)
-            return _header(intent, payload, extensions)
-        pending = promise.deposit
-        deposit = _deposit_of(intent, pending)
-        return _header(intent, batch.deposit_payload(config, voucher, deposit), extensions)
+        else:
+            deposit = yield from self._deposit(intent, promise.deposit)
+            payload = batch.deposit_payload(config, voucher, deposit)
+        return _header(intent, payload, _with_id(promise))
 
     def sign_refund(self, intent: Intent, account: Account, amount: int | None) -> str:
         """The header that asks for `amount` back (None: all that is left)."""
-        voucher, config = self._voucher(intent, account.charged), Raw(account.config)
-        payload = batch.refund_payload(config, intent.channel_id, voucher, amount)
+        voucher = _at_once(self._voucher(intent, account.charged))
+        payload = batch.refund_payload(Raw(account.config), intent.channel_id, voucher, amount)
         return _header(intent, payload, intent.extensions)
 
-    def _voucher(self, intent: Intent, amount: int) -> Voucher:
-        domain = eip712.settlement_domain(intent.asset.chain_id)
-        return batch.sign_voucher(self._key, domain, intent.channel_id, amount)
+    def _voucher(self, intent: Intent, amount: int) -> Asking[Voucher]:
+        key, chain_id = self._vouchers, intent.asset.chain_id
+        if isinstance(key, LocalKey):  # the way of every request
+            domain = eip712.settlement_domain(chain_id)
+            digest = eip712.voucher_digest(domain, intent.channel_id, amount)
+            return Voucher(amount, key.sign_digest(digest))
+        assert key is not None
+        request = voucher_request(chain_id, intent.channel_id, amount)
+        return Voucher(amount, (yield from signature(key, request)))
 
-    def _sign_deposit(
-        self, intent: Intent, amount: int, now: int, salt: bytes | None
-    ) -> PendingDeposit:
-        valid_before = now + DEFAULT_TIMEOUT_SECONDS
-        unsigned = PendingDeposit(amount, valid_before, salt or token_bytes(32), b"")
-        authorization = _deposit_of(intent, unsigned).authorization()
-        asset = intent.asset
-        domain = eip712.domain_separator(asset.name, asset.version, asset.chain_id, asset.address)
-        digest = authorization.receive_digest(domain)
-        return replace(unsigned, signature=eip712.sign(self._key, digest))
+    def _transfer(self, promise: ExactPromise) -> Asking[exact.ExactPayment]:
+        asset, authorization = promise.intent.asset, promise.authorization
+        request = transfer_request(asset, authorization)
+        given = yield from signature(self._money(), request)
+        return exact.ExactPayment(asset.address, authorization, given)
 
+    def _deposit(self, intent: Intent, pending: PendingDeposit) -> Asking[batch.Deposit]:
+        deposit = _deposit_of(intent, pending)
+        request = deposit_request(intent.asset, deposit.authorization())
+        given = yield from signature(self._money(), request)
+        return dataclasses.replace(deposit, signature=given)
 
-def parse_key(key: str | bytes | None) -> PrivateKey:
-    """A private key given as hex or bytes, or else in PAYWALL_KEY. Raises ConfigurationError."""
-    found = key if key is not None else os.environ.get("PAYWALL_KEY")
-    if not found:
-        raise ConfigurationError("no key: give one, or set PAYWALL_KEY")
-    try:
-        secret = bytes.fromhex(found.removeprefix("0x")) if isinstance(found, str) else found
-        if len(secret) == 32:
-            return PrivateKey(secret)
-    except ValueError:
-        pass
-    raise ConfigurationError("the key is not a private key: it must be 32 bytes of hex")
+    def _money(self) -> Signer:
+        if self.signer is None:
+            raise SigningFailed("this wallet has no money key: it signs vouchers only")
+        return self.signer
 
 
 def default_state(address: str) -> Path:
     """Where a wallet keeps its file when the owner does not say."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "paywall" / f"wallet-{address.lower()}.db"
+
+
+# -- Keys ----------------------------------------------------------------------------------------
+
+
+def _signer(key: str | bytes | Signer | None, needed: bool) -> Signer | ConfigurationError | None:
+    """Who signs for the money; an error is returned, so that it is raised where no key is seen."""
+    try:
+        if isinstance(key, str | bytes):
+            return local_key(key)
+        found = key or key_from_environment(KEY_VARIABLE) or _stored_key()
+    except ConfigurationError as error:
+        return ConfigurationError(str(error))
+    if found is None and needed:
+        return ConfigurationError(f"no key: give one, or set {KEY_VARIABLE} or {KEYSTORE_VARIABLE}")
+    return found
+
+
+def _stored_key() -> LocalKey | None:
+    path = os.environ.get(KEYSTORE_VARIABLE)
+    if not path:
+        return None
+    found: LocalKey = import_module("paywall.keystore").open_keystore(path)
+    return found
+
+
+def _voucher_key(key: str | bytes | None) -> LocalKey | ConfigurationError | None:
+    try:
+        if key is not None:
+            return local_key(key, "the voucher key")
+        return key_from_environment(VOUCHER_KEY_VARIABLE)
+    except ConfigurationError as error:
+        return ConfigurationError(str(error))
+
+
+def _payer(signer: Signer | None, voucher: LocalKey | None, address: str | None) -> Payer:
+    try:
+        named = parse_address(address) if address is not None else None
+        account = account_of(signer) if signer is not None else named
+    except (ValueError, SigningFailed) as error:
+        raise ConfigurationError(f"the payer's address: {error}") from error
+    assert account is not None, "without a signer there is an address"
+    if named not in (None, account):
+        raise ConfigurationError(f"the key is of {show_address(account)}, not of {address}")
+    return Payer(account, voucher.account if voucher else account)
+
+
+# -- Headers -------------------------------------------------------------------------------------
+
+
+def _at_once(asking: Asking[_T]) -> _T:
+    """The answer, from signers that do not have to be awaited."""
+    try:
+        call = next(asking)
+        while True:
+            try:
+                call.make()
+            except BaseException as error:
+                call = asking.throw(error)
+            else:
+                call = next(asking)
+    except StopIteration as done:
+        answer: _T = done.value
+        return answer
 
 
 def _with_id(promise: AnyPromise) -> dict[str, Raw] | None:
@@ -186,17 +336,5 @@ def _deposit_of(intent: Intent, pending: PendingDeposit) -> batch.Deposit:
         valid_after=0,
         valid_before=pending.valid_before,
         salt=int.from_bytes(pending.salt, "big"),
-        signature=pending.signature,
+        signature=b"",
     )
-
-
-def _checked(assets: Iterable[Asset]) -> tuple[Asset, ...]:
-    allowed = tuple(assets)
-    for asset in allowed:
-        if asset.decimals != DOLLAR_DECIMALS:
-            raise ConfigurationError(f"{asset.symbol} has {asset.decimals} decimals, not 6")
-    return allowed
-
-
-def _dollars(price: str) -> int:
-    return USDC.base.units(price)

@@ -23,11 +23,14 @@ from helpers.agent import (
     receipt_of,
 )
 
-from paywall.books import DEPOSIT_WAIT_SECONDS, Promise, Wait
-from paywall.policy import Intent
+from paywall.books import Promise
+from paywall.deposits import DEPOSIT_WAIT_SECONDS
+from paywall.offers import Intent
 from paywall.protocol.errors import OverBudget, PaymentRefused, ProviderMisbehaved
+from paywall.turns import Wait
 from paywall.wallet import Wallet
-from paywall.walletfile import FORGOTTEN_SECONDS, Account
+from paywall.walletrows import Account
+from paywall.walletstate import FORGOTTEN_SECONDS
 
 Make = Callable[..., Wallet]
 
@@ -193,7 +196,7 @@ def test_case_45_deposits_are_held_to_the_unit(make):
 
 
 def test_what_is_in_flight_does_not_count_against_a_top_up_twice(make):
-    wallet = make(total="$0.02", deposit="$0.01")
+    wallet = make(total="$0.02", deposit="$0.01", top_up_percent=0)
     intent = want(wallet)
     pay(wallet, intent)
     flying = [wallet.books.begin(intent) for _ in range(9)]

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from msgspec import Raw
 
 from paywall import sending
 from paywall.client import AsyncClient, Client, receipt
-from paywall.policy import ExactIntent, Intent
+from paywall.offers import ExactIntent, Intent
 from paywall.protocol.eip712 import address_of
 from paywall.protocol.errors import (
     AgentError,
@@ -44,7 +45,8 @@ from paywall.protocol.errors import (
 from paywall.protocol.schemes import exact
 from paywall.protocol.schemes.exact import ExactPayment
 from paywall.wallet import Wallet
-from paywall.walletfile import _SCHEMA, WalletFile
+from paywall.walletstate import open_state
+from paywall.walletupgrade import VERSION_1
 
 PRICE = 10_000
 URL = ORIGIN + "/once"
@@ -457,10 +459,10 @@ def test_somebody_elses_signature_would_not_pass_these_tests() -> None:
 def test_a_file_of_the_first_version_learns_about_transfers(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with sqlite3.connect(path) as db:
-        db.executescript(_SCHEMA + "PRAGMA user_version = 1;")
+        db.executescript(VERSION_1 + "PRAGMA user_version = 1;")
         db.execute("UPDATE total SET spent = '7', outlay = '9'")
     db.close()
-    file = WalletFile(path)
+    file = open_state(path, time.time)
     assert (file.totals().spent, file.totals().outlay, file.transfers()) == (7, 9, [])
     file.close()
     wallet = make_wallet(path)

@@ -26,7 +26,6 @@ from helpers.agent import (
     required,
 )
 
-from paywall.books import Turn
 from paywall.flow import pay, refund
 from paywall.protocol.errors import (
     AgentError,
@@ -39,6 +38,7 @@ from paywall.protocol.errors import (
 )
 from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
 from paywall.receipt import receipt
+from paywall.turns import Turn
 from paywall.wallet import Wallet
 
 URL = "https://api.example/weather/paris"

@@ -3,7 +3,9 @@
 import pytest
 from helpers.agent import ASSET, ORIGIN, PAYER, PRICE, offer, quote
 
-from paywall.policy import Intent, Policy
+from paywall.choice import Choice
+from paywall.offers import Intent, Payer
+from paywall.policy import Policy
 from paywall.protocol.errors import NoAcceptableOffer, OverBudget
 from paywall.protocol.limits import MAX_OFFERS
 from paywall.protocol.money import USDC, Asset, parse_address
@@ -15,7 +17,7 @@ OURS = Asset("eip155:31337", parse_address("0x" + "aa" * 20), "USDC", 6, "Local"
 
 
 def choose(*offers: object, policy: Policy = POLICY, origin: str = ORIGIN) -> Intent:
-    return policy.choose(PAYER, origin, quote(*offers))  # type: ignore[arg-type]
+    return Choice(policy, Payer(PAYER, PAYER)).channel(origin, quote(*offers))  # type: ignore[arg-type]
 
 
 def extra(**changes: object) -> dict[str, object]:
@@ -120,7 +122,7 @@ def test_a_price_of_zero_is_no_lure_into_a_deposit():
 
 def test_an_empty_quote_has_no_acceptable_offer():
     with pytest.raises(NoAcceptableOffer):
-        POLICY.choose(PAYER, ORIGIN, quote(accepts=[]))
+        Choice(POLICY, Payer(PAYER, PAYER)).channel(ORIGIN, quote(accepts=[]))
 
 
 def test_only_so_many_offers_are_read():

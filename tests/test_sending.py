@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from helpers.agent import PRICE, encode, header_of, make_wallet, paid, required
+from helpers.agent import PAYER, PRICE, Clock, encode, header_of, make_wallet, paid, required
 
-from paywall.books import Turn
+from paywall.asking import Call
 from paywall.flow import pay
-from paywall.protocol.errors import PaymentLost, PaymentRefused
+from paywall.keys import SigningRequest
+from paywall.protocol.errors import PaymentLost, PaymentRefused, SigningFailed
 from paywall.protocol.limits import HOLD_SECONDS
 from paywall.sending import PATIENCE_SECONDS, RESEND_PAUSES_SECONDS, Flow
+from paywall.turns import Turn
 from paywall.wallet import Wallet
 
 URL = "https://api.example/x"
@@ -111,16 +113,27 @@ def test_an_answer_that_cannot_be_read_is_no_reason_to_pay_again_nor_to_stay_in_
     assert (account.charged, account.flying) == (PRICE, 0)
 
 
-def test_a_key_that_does_not_sign_costs_nothing(wallet, monkeypatch):
-    def broken(_: object) -> str:
+class Elsewhere:
+    """A signer that cannot be reached."""
+
+    address = "0x" + PAYER.hex()
+
+    def sign(self, request: SigningRequest) -> bytes:
         raise OSError("the key is elsewhere")
 
-    monkeypatch.setattr(wallet, "sign", broken)
+
+def test_a_key_that_does_not_sign_costs_nothing():
+    wallet = Wallet(Elsewhere(), state=":memory:", clock=Clock())
     flow = pay(wallet, httpx.Request("GET", URL))
     next(flow)
-    with pytest.raises(OSError, match="elsewhere"):
-        flow.send(required())
+    step = flow.send(required())
+    assert isinstance(step, Call)
+    with pytest.raises(OSError, match="elsewhere") as broken:
+        step.make()
+    with pytest.raises(SigningFailed, match="elsewhere"):
+        flow.throw(broken.value)
     assert (wallet.spent(), wallet.file.totals().outlay) == (0, 0)
+    wallet.close()
 
 
 def test_an_upload_that_ran_away_is_not_sent_again(wallet):

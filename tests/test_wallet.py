@@ -23,11 +23,11 @@ from helpers.agent import (
 )
 
 import paywall.wallet
-from paywall.books import Wait
 from paywall.client import AsyncClient, Transport
-from paywall.policy import Intent
+from paywall.offers import Intent
 from paywall.protocol.errors import ConfigurationError, OverBudget
 from paywall.protocol.money import Asset, parse_address
+from paywall.turns import Wait
 from paywall.wallet import Wallet, default_state
 
 SHOWN = [KEY.hex(), KEY.hex().upper(), repr(KEY), str(list(KEY)), str(int.from_bytes(KEY, "big"))]
@@ -171,7 +171,7 @@ def test_case_53_a_wallet_is_not_copied_or_pickled(copied):
 def test_case_53_an_error_in_signing_shows_no_key(monkeypatch):
     wallet = make_wallet()
     promise = wallet.books.begin(want(wallet))
-    monkeypatch.setattr(paywall.wallet.batch, "sign_voucher", None)
+    monkeypatch.setattr(paywall.wallet.batch, "deposit_payload", None)
     with pytest.raises(TypeError) as refusal:
         wallet.sign(promise)
     said = "".join(

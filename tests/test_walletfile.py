@@ -9,19 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from paywall.budget import Spending
 from paywall.protocol.errors import ConfigurationError
-from paywall.walletfile import (
-    MAX_QUOTES,
-    Account,
-    InFlight,
-    KnownQuote,
-    PendingDeposit,
-    Totals,
-    WalletFile,
-)
+from paywall.walletfile import MAX_QUOTES
+from paywall.walletrows import Account, InFlight, KnownQuote, PendingDeposit
+from paywall.walletstate import WalletState, open_state
 
 HUGE = 2**128 - 1
-DEPOSIT = PendingDeposit(HUGE, 1_800_000_300, b"\x01" * 32, b"\x02" * 65, supposed=True)
+DEPOSIT = PendingDeposit(HUGE, 1_800_000_300, b"\x01" * 32, supposed=True)
 
 
 def account(number: int = 1, **fields: object) -> Account:
@@ -29,7 +24,15 @@ def account(number: int = 1, **fields: object) -> Account:
     return Account(bytes([number]) * 32, config=b"{}", in_flight=64, **(known | fields))  # type: ignore[arg-type]
 
 
-def put(file: WalletFile, *accounts: Account) -> None:
+def open_(path: object = ":memory:") -> WalletState:
+    return open_state(str(path), lambda: 0.0)
+
+
+def sums(file: WalletState) -> tuple[int, int]:
+    return file.totals().spent, file.totals().outlay
+
+
+def put(file: WalletState, *accounts: Account) -> None:
     with file.change():
         for each in accounts:
             file.put(each)
@@ -47,10 +50,10 @@ def test_everything_that_is_written_is_read_again(tmp_path):
         deposit_until=1.5,
         stopped="why",
     )
-    file = WalletFile(tmp_path / "deep" / "w.db")
+    file = open_(tmp_path / "deep" / "w.db")
     put(file, full, account(2))
     file.close()
-    file = WalletFile(tmp_path / "deep" / "w.db")
+    file = open_(tmp_path / "deep" / "w.db")
     assert file.accounts() == [full, account(2)]
     assert file.account(full.channel_id) == full
     assert file.account(b"\x09" * 32) is None
@@ -58,34 +61,34 @@ def test_everything_that_is_written_is_read_again(tmp_path):
 
 
 def test_the_totals_are_the_sums_over_all_channels():
-    file = WalletFile(":memory:")
+    file = open_(":memory:")
     put(file, account(1, charged=HUGE, flying=4), account(2, deposited=100, charged=30))
-    assert file.totals() == Totals(HUGE + 4 + 30, HUGE + 4 + 100)
-    put(file, account(1), account(2, deposited=100, deposit=PendingDeposit(50, 0, b"", b"")))
-    assert file.totals() == Totals(0, 150)
+    assert sums(file) == (HUGE + 4 + 30, HUGE + 4 + 100)
+    put(file, account(1), account(2, deposited=100, deposit=PendingDeposit(50, 0, b"")))
+    assert sums(file) == (0, 150)
     file.close()
 
 
 def test_a_payment_is_taken_once():
-    file = WalletFile(":memory:")
-    payment = InFlight("pay_1", b"\x01" * 32, HUGE, HUGE, True, 5.0)
+    file = open_(":memory:")
+    channel = b"\x01" * 32
+    payment = InFlight("pay_1", channel, HUGE, HUGE, 5.0, 1, True, "/a")
+    other = InFlight("pay_2", channel, 1, 1, 9.0)
     with file.change():
         file.add(payment)
-        file.add(InFlight("pay_2", b"\x01" * 32, 1, 1, True, 9.0))
-        file.crowd(b"\x01" * 32)
-    assert file.count(b"\x01" * 32) == 2
+        file.add(other)
+    assert file.payments(channel) == [payment, other]
     with file.change():
-        taken = file.take("pay_1")
-        assert taken == InFlight("pay_1", b"\x01" * 32, HUGE, HUGE, False, 5.0)
-        assert file.take("pay_1") is None
-        assert file.take_older(b"\x01" * 32, 9.0) == []
-        assert [each.payment_id for each in file.take_older(b"\x01" * 32, 9.5)] == ["pay_2"]
-    assert file.count(b"\x01" * 32) == 0
+        assert file.take(channel, "pay_1") == payment
+        assert file.take(channel, "pay_1") is None
+        assert file.payments(channel) == [other]
+    assert file.payments(channel) == [other]
+    assert file.payments(b"\x02" * 32) == []
     file.close()
 
 
 def test_a_change_that_fails_leaves_nothing_behind():
-    file = WalletFile(":memory:")
+    file = open_(":memory:")
 
     def half_a_change() -> None:
         with file.change():
@@ -94,7 +97,7 @@ def test_a_change_that_fails_leaves_nothing_behind():
 
     with pytest.raises(KeyboardInterrupt):
         half_a_change()
-    assert (file.accounts(), file.totals()) == ([], Totals(0, 0))
+    assert (file.accounts(), file.totals()) == ([], Spending())
     put(file, account(charged=5))
     assert file.totals().spent == 5
     file.close()
@@ -102,11 +105,11 @@ def test_a_change_that_fails_leaves_nothing_behind():
 
 def test_case_52_a_process_killed_in_a_change_leaves_the_last_whole_one(tmp_path):
     path = tmp_path / "w.db"
-    file = WalletFile(path)
+    file = open_(path)
     put(file, account(charged=5))
     program = (
-        "import os, sys; from paywall.walletfile import *\n"
-        "file = WalletFile(sys.argv[1]); one = file.accounts()[0]\n"
+        "import os, sys; from paywall.walletrows import *; from paywall.walletstate import *\n"
+        "file = open_state(sys.argv[1], lambda: 0.0); one = file.accounts()[0]\n"
         "from msgspec.structs import replace\n"
         "with file.change():\n"
         "    file.put(replace(one, charged=99)); os._exit(9)\n"
@@ -120,8 +123,8 @@ def test_case_52_a_process_killed_in_a_change_leaves_the_last_whole_one(tmp_path
 def test_processes_that_open_and_change_one_file_at_once_lose_nothing(tmp_path):
     path = tmp_path / "w.db"
     program = (
-        "import sys; from paywall.walletfile import *\n"
-        "file = WalletFile(sys.argv[1])\n"
+        "import sys; from paywall.walletrows import *; from paywall.walletstate import *\n"
+        "file = open_state(sys.argv[1], lambda: 0.0)\n"
         "for _ in range(50):\n"
         "    with file.change():\n"
         "        old = file.account(bytes(32))\n"
@@ -133,7 +136,7 @@ def test_processes_that_open_and_change_one_file_at_once_lose_nothing(tmp_path):
         for _ in range(4)
     ]
     assert [each.wait() for each in running] == [0, 0, 0, 0]
-    file = WalletFile(path)
+    file = open_(path)
     assert file.accounts()[0].charged == file.totals().spent == 200
     file.close()
 
@@ -144,7 +147,7 @@ def _environment() -> dict[str, str]:
 
 
 def test_threads_share_one_file_object():
-    file = WalletFile(":memory:")
+    file = open_(":memory:")
     put(file, account())
 
     def work() -> None:
@@ -166,16 +169,16 @@ def test_threads_share_one_file_object():
 
 def test_a_file_of_a_newer_paywall_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "w.db"
-    file = WalletFile(path)
+    file = open_(path)
     put(file, account(charged=5))
     file.close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(ConfigurationError, match="newer"):
-        WalletFile(path)
+        open_(path)
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT charged FROM channel").fetchall() == [("5",)]
+        assert db.execute("SELECT value FROM row WHERE key = 'spending'").fetchone()
     db.close()
 
 
@@ -183,11 +186,11 @@ def test_a_file_that_is_no_wallet_is_refused(tmp_path):
     (tmp_path / "text").write_text("not a database, but long enough to look at" * 99)
     for path in (tmp_path / "text", tmp_path, tmp_path / "text" / "below"):
         with pytest.raises(ConfigurationError):
-            WalletFile(path)
+            open_(path)
 
 
 def test_the_first_known_place_is_recalled():
-    file = WalletFile(":memory:")
+    file = open_(":memory:")
     exact, sibling = KnownQuote(b"[1]", None), KnownQuote(b"[2]", b"{}")
     file.remember(["GET /a/*"], sibling, 1.0)
     assert file.recall(["GET /a/b", "GET /a/*"]) == sibling
@@ -198,7 +201,7 @@ def test_the_first_known_place_is_recalled():
 
 
 def test_only_so_many_quotes_are_remembered_and_the_oldest_go_first():
-    file = WalletFile(":memory:")
+    file = open_(":memory:")
     quote = KnownQuote(b"[]", None)
     file.remember([f"GET /{number}" for number in range(MAX_QUOTES)], quote, 1.0)
     file.remember(["GET /new"], quote, 2.0)

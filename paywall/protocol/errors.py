@@ -12,6 +12,8 @@
      ├── HoldLost               a charge came after its hold was dropped: the late worker is fenced
      └── AgentError             the agent's side
           ├── OverBudget        the owner's ceilings do not allow this payment; nothing was signed
+          ├── NotApproved       the owner was asked and said no; nothing was signed
+          ├── SigningFailed     the signer did not sign, or signed something else
           ├── NoAcceptableOffer the provider asks for nothing that policy allows
           ├── InvalidQuote      the provider's 402 cannot be understood
           ├── PaymentRefused    the provider refused a payment, and why
@@ -272,7 +274,27 @@ class AgentError(PaymentError):
 
 
 class OverBudget(AgentError):
-    """The owner's ceilings do not allow this payment. Nothing was signed."""
+    """The owner's ceilings do not allow this payment. Nothing was signed.
+
+    `limit` is the setting that stands in the way, `left` what it leaves in atomic units, and
+    `renews_at` the Unix time at which it leaves enough; None when only the owner can raise it.
+    """
+
+    def __init__(
+        self, message: str, limit: str, left: int = 0, renews_at: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.left = left
+        self.renews_at = renews_at
+
+
+class NotApproved(AgentError):
+    """The owner was asked for this payment and did not allow it. Nothing was signed."""
+
+
+class SigningFailed(AgentError):
+    """The signer is not there, did not sign, or signed something else. Nothing has left."""
 
 
 class NoAcceptableOffer(AgentError):

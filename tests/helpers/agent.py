@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 from coincurve import PrivateKey
 
-from paywall.policy import Intent
+from paywall.offers import Intent
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChannelConfig
 from paywall.protocol.money import USDC, parse_address

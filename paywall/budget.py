@@ -1,0 +1,131 @@
+"""Ceilings over time: what has been spent, in which minutes and hours, and whether more may be.
+
+Pure arithmetic over one frozen value. A window is counted in slots (a minute in 12 of five
+seconds, a day in 24 hours), and the slot that is partly past counts whole: so what is spent in any
+60 seconds, or any 24 hours, never exceeds its ceiling, wherever they begin. What is given back goes
+back to the slot that it was taken from. A clock that is set back frees nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from paywall.policy import Policy
+from paywall.protocol.errors import OverBudget
+from paywall.protocol.money import Asset
+
+Slots = tuple[tuple[int, int], ...]
+"""(number of the slot since 1970, atomic units), in the order of time."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time that has a ceiling of its own."""
+
+    slot_seconds: int
+    count: int
+
+    def live(self, slots: Slots, now: float) -> Slots:
+        """What still counts at `now`."""
+        oldest = int(now) // self.slot_seconds - self.count
+        return tuple(slot for slot in slots if slot[0] >= oldest)
+
+    def added(self, slots: Slots, amount: int, at: float, now: float) -> Slots:
+        """With `amount` more (or less) in the slot of the time `at`."""
+        number, kept = int(at) // self.slot_seconds, dict(self.live(slots, now))
+        changed = max(0, kept.pop(number, 0) + amount)
+        if changed:
+            kept[number] = changed
+        return self.live(tuple(sorted(kept.items())), now)
+
+    def renews_at(self, slots: Slots, now: float, too_much: int) -> float | None:
+        """When `too_much` of what counts now will not count any more; None when never."""
+        for number, amount in self.live(slots, now):
+            too_much -= amount
+            if too_much <= 0:
+                return float((number + self.count + 1) * self.slot_seconds)
+        return None
+
+
+MINUTE: Final = Window(5, 12)
+DAY: Final = Window(3600, 24)
+
+
+class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Sums over all channels and transfers, in atomic units.
+
+    `spent` was charged or is spoken for by requests in flight; `outlay` is the most that can have
+    left the wallet, what is locked up in channels included.
+    """
+
+    spent: int = 0
+    outlay: int = 0
+    minute: Slots = ()
+    day: Slots = ()
+
+    def changed(self, spent: int, outlay: int, at: float, now: float) -> "Spending":
+        """After so much more, or less, of what was begun at the time `at`."""
+        minute, day = self.minute, self.day
+        if spent:
+            minute = MINUTE.added(minute, spent, at, now)
+            day = DAY.added(day, spent, at, now)
+        return Spending(self.spent + spent, self.outlay + outlay, minute, day)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A payment that is about to be promised, and by how much it raises the outlay."""
+
+    origin: str
+    asset: Asset
+    price: int
+    outlay: int
+
+
+def refuse_over_budget(
+    policy: Policy, spending: Spending, host_spent: int, wish: Wish, now: float
+) -> None:
+    """Raises OverBudget for what the owner's ceilings do not leave room for."""
+    if wish.price > policy.per_request:
+        _refuse(wish, "per_request", policy.per_request, 0, None)
+    if policy.per_host is not None and host_spent + wish.price > policy.per_host:
+        _refuse(wish, "per_host", policy.per_host, host_spent, None)
+    for name, ceiling, window, slots in (
+        ("per_minute", policy.per_minute, MINUTE, spending.minute),
+        ("per_day", policy.per_day, DAY, spending.day),
+    ):
+        if ceiling is None:
+            continue
+        used = sum(amount for _, amount in window.live(slots, now))
+        too_much = used + wish.price - ceiling
+        if too_much > 0:
+            _refuse(wish, name, ceiling, used, window.renews_at(slots, now, too_much))
+    _refuse_over_total(policy, spending, wish)
+
+
+def _refuse_over_total(policy: Policy, spending: Spending, wish: Wish) -> None:
+    total, show = policy.total, wish.asset.show
+    over = spending.spent + wish.price > total
+    if over or (wish.outlay and spending.outlay + wish.outlay > total):
+        locked = spending.outlay - spending.spent
+        left = max(0, total - (spending.spent if over else spending.outlay))
+        raise OverBudget(
+            f"{wish.origin} asks {show(wish.price)}; of the total of {show(total)}, "
+            f"{show(spending.spent)} is spent or in flight and {show(locked)} is locked up; "
+            f"{show(left)} is left, until the owner raises total",
+            limit="total",
+            left=left,
+        )
+
+
+def _refuse(wish: Wish, limit: str, ceiling: int, used: int, renews_at: float | None) -> None:
+    show, left = wish.asset.show, max(0, ceiling - used)
+    when = "until the owner raises it" if renews_at is None else f"until {int(renews_at)} (Unix)"
+    raise OverBudget(
+        f"{wish.origin} asks {show(wish.price)}; {limit} is {show(ceiling)}, of which "
+        f"{show(left)} is left {when}",
+        limit=limit,
+        left=left,
+        renews_at=renews_at,
+    )

@@ -1,0 +1,122 @@
+"""Corrective 402s: another's total is adopted only as far as our own signature proves it.
+
+What our books count already needs no proof. More needs one: a signature that our books do not know
+(somebody else has this key, or the state was lost), or one of ours for a payment that was released.
+Never one that was refused for the same request: that would be a second price for one answer.
+
+Sources: batch-settlement EVM specification, "Client: Payment Construction", corrective 402.
+"""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from paywall.deposits import confirmed
+from paywall.events import Corrected, Events
+from paywall.offers import Intent
+from paywall.protocol import eip712
+from paywall.protocol.limits import MAX_OFFERS
+from paywall.protocol.money import Address, parse_amount
+from paywall.protocol.schemes import batch
+from paywall.protocol.x402 import PaymentRequired, decode_requirements, parse_bytes
+from paywall.walletrows import Account
+from paywall.walletstate import WalletState
+
+
+class Corrections:
+    """Adopts what a provider can prove; `authorizer` is who signs our vouchers."""
+
+    def __init__(
+        self, authorizer: Address, state: WalletState, clock: Callable[[], float], events: Events
+    ) -> None:
+        self._authorizer = authorizer
+        self._state = state
+        self._clock = clock
+        self._events = events
+
+    def correct(
+        self, unknown: Account, intent: Intent, refusal: PaymentRequired, refused: int
+    ) -> bool:
+        """Adopts a corrective 402 as far as it is proven; False when it is not.
+
+        `unknown` is the channel as it is when nothing is known of it. `refused` is the price of
+        all that was refused for this request, which it was not to cost. What the provider says of
+        the balance is believed too: it only decides whether to deposit, and deposits are bounded
+        by policy.
+        """
+        extra = _corrective_extra(intent, refusal)
+        if extra is None or not isinstance(extra.channel_state, batch.ChannelStateWire):
+            return False
+        try:
+            total = _total(extra.channel_state)
+            balance = parse_amount(extra.channel_state.balance)
+        except ValueError:
+            return False
+        proof = self._proven(intent, extra.voucher_state)
+        with self._state.change():
+            before = self._state.account(intent.channel_id) or unknown
+            if not _explained(before, total, proof, refused):
+                return False
+            after = _adopted(before, total, proof, balance)
+            self._state.put(after)
+        told = (intent.origin, "0x" + intent.channel_id.hex(), before.charged, after.charged)
+        self._events.tell(Corrected(self._clock(), *told))
+        return True
+
+    def _proven(self, intent: Intent, proof: object) -> int:
+        """The total that this payer itself has signed, as far as the proof shows one."""
+        if not isinstance(proof, batch.VoucherStateWire):
+            return 0
+        domain = eip712.settlement_domain(intent.asset.chain_id)
+        try:
+            signed = parse_amount(proof.signed_max_claimable)
+            digest = eip712.voucher_digest(domain, intent.channel_id, signed)
+            signer = eip712.recover(digest, parse_bytes(proof.signature, 65))
+        except ValueError:
+            return 0
+        return signed if signer == self._authorizer else 0
+
+
+def _adopted(account: Account, total: int, proof: int, balance: int) -> Account:
+    flying = account.flying
+    charged = max(account.charged, total - flying) if flying else total
+    found = charged - account.charged if flying else account.doubtful
+    if account.deposit and balance >= account.balance + account.deposit.amount:
+        account = confirmed(account, account.deposit)
+    return replace(
+        account,
+        charged=charged,
+        signed=max(account.signed, proof),
+        balance=balance,
+        doubtful=max(0, account.doubtful - found),
+        # What was charged was deposited once, by whoever else has this key.
+        deposited=max(account.deposited, charged),
+    )
+
+
+def _explained(account: Account, total: int, proof: int, refused: int) -> bool:
+    """Whether a provider's total follows from our own signatures."""
+    if total <= account.spent:
+        return True
+    known = account.spent + max(0, account.doubtful - refused)
+    return total <= proof and (proof > account.signed or total <= known)
+
+
+def _total(state: batch.ChannelStateWire) -> int:
+    return parse_amount(state.charged_cumulative_amount or "")
+
+
+def _corrective_extra(intent: Intent, refusal: PaymentRequired) -> batch.BatchExtra | None:
+    """`extra` of the offer that speaks of this channel, if one does."""
+    for raw in refusal.accepts[:MAX_OFFERS]:
+        try:
+            extra = batch.decode_extra(decode_requirements(raw))
+            state = extra.channel_state
+            if (
+                isinstance(state, batch.ChannelStateWire)
+                and parse_bytes(state.channel_id, 32) == intent.channel_id
+            ):
+                return extra
+        except ValueError:
+            continue
+    return None
