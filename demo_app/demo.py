@@ -25,8 +25,8 @@ from paywall import USDC
 from paywall.chain import claimer
 from paywall.chain.devnet import Devnet
 from paywall.chain.node import Node
+from paywall.confirmations import Receipt
 from paywall.protocol.errors import AgentError
-from paywall.receipt import Receipt
 from paywall.stores import open_store
 
 ASSET: Final = USDC.base_sepolia

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
+from paywall.confirmations import Receipt, receipt
 from paywall.drivers import (
     AsyncDriver,
     SyncDriver,
@@ -20,7 +21,6 @@ from paywall.drivers import (
     wrap_async,
     wrap_sync,
 )
-from paywall.receipt import Receipt, receipt
 from paywall.wallet import Wallet
 
 if TYPE_CHECKING:

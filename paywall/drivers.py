@@ -15,10 +15,10 @@ from typing import Final, Self
 import httpx
 
 from paywall.asking import AnyCall, Call
+from paywall.confirmations import Receipt, receipt
 from paywall.either import library_of
 from paywall.flow import pay, refund
 from paywall.protocol.errors import PaymentRefused
-from paywall.receipt import Receipt, receipt
 from paywall.sending import Flow, Step
 from paywall.turns import Turn
 from paywall.wallet import Wallet

@@ -21,6 +21,7 @@ import httpx
 
 from paywall.asking import ApprovalNeeded
 from paywall.books import AnyPromise, Promise
+from paywall.confirmations import moved, printable, settlement
 from paywall.either import can_be_replayed, with_header
 from paywall.offers import AnyIntent, ExactIntent, Intent
 from paywall.places import known_quote, origin_of, quote_of, remember, unlearn
@@ -33,7 +34,6 @@ from paywall.protocol.errors import (
     Reason,
 )
 from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired
-from paywall.receipt import moved, printable, settlement
 from paywall.sending import Agreement, Flow, send
 from paywall.turns import Turn, Wait
 from paywall.wallet import Wallet

@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 import httpx
 import httpx2
 
+from paywall.confirmations import Receipt
+from paywall.confirmations import receipt as _receipt
 from paywall.drivers import (
     AsyncDriver,
     SyncDriver,
@@ -19,8 +21,6 @@ from paywall.drivers import (
     wrap_async,
     wrap_sync,
 )
-from paywall.receipt import Receipt
-from paywall.receipt import receipt as _receipt
 from paywall.wallet import Wallet
 
 _C = TypeVar("_C", bound=httpx2.Client | httpx2.AsyncClient)

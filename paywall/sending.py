@@ -17,13 +17,13 @@ import httpx
 
 from paywall.asking import AnyCall
 from paywall.books import AnyPromise
+from paywall.confirmations import settlement
 from paywall.either import can_be_replayed, library_of, with_header
 from paywall.offers import AnyIntent, ExactIntent
 from paywall.protocol import once
 from paywall.protocol.errors import PaymentLost, PaymentRefused, Reason
 from paywall.protocol.limits import HOLD_SECONDS
 from paywall.protocol.x402 import PAYMENT_SIGNATURE, SettlementResponse
-from paywall.receipt import settlement
 from paywall.transfers import ExactPromise
 from paywall.turns import Turn
 from paywall.wallet import Wallet

@@ -29,8 +29,8 @@ from helpers.wires import over_http, over_http2, proxy
 import paywall.client
 import paywall.httpx2
 from paywall import patch
+from paywall.confirmations import receipt
 from paywall.protocol.errors import AgentError, OverBudget, PaymentLost
-from paywall.receipt import receipt
 from paywall.wallet import Wallet
 
 URL = f"{ORIGIN}/x"

@@ -26,6 +26,7 @@ from helpers.agent import (
     required,
 )
 
+from paywall.confirmations import receipt
 from paywall.flow import pay, refund
 from paywall.protocol.errors import (
     AgentError,
@@ -37,7 +38,6 @@ from paywall.protocol.errors import (
     ProviderMisbehaved,
 )
 from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
-from paywall.receipt import receipt
 from paywall.turns import Turn
 from paywall.wallet import Wallet
 
