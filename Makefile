@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check soak bench cases install clean redis
+.PHONY: demo test check soak bench fuzz cases install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -22,6 +22,9 @@ soak: $(VENV)/.development redis  ## many workers, agents and faults on one Redi
 bench: $(VENV)/.development redis ## what a paid request costs; a table, and .bench/latest.json
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
+fuzz: $(VENV)/.development        ## a million hostile inputs; ARGS="--inputs 50000" for fewer
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
 cases: $(VENV)/.development redis ## what must not go wrong, and the tests that hold it, run
 	@PYTHONPATH=tests $(BIN)/python -m cases $(ARGS)
 
@@ -37,7 +40,7 @@ redis:                            ## redis-server, for the tests: installed wher
 		|| { echo "the tests need redis-server: apt install redis-server, or brew install redis" >&2; exit 2; }
 
 clean:                            ## removes what the other targets made
-	rm -rf $(VENV) .bench .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .bench .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
