@@ -42,7 +42,7 @@ WINDOW_VOUCHERS: Final = 128
 """How many recent voucher amounts a channel remembers against replay."""
 MAX_HOLDS: Final = 64
 """How many requests one channel may have in flight."""
-REMEMBERED_CHARGES: Final = 16
+REMEMBERED_CHARGES: Final = MAX_HOLDS
 """Requests charged last, remembered to recognise a charge that is repeated for a lost answer."""
 HOLD_SECONDS: Final = 60
 """A hold that nobody renews is dropped after this long."""

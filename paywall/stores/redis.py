@@ -47,8 +47,14 @@ from paywall.stores.redis_scripts import Script, scripts
 from paywall.stores.redis_url import RedisUrl, parse_redis_url
 from paywall.stores.redis_wire import Reply
 
-ANSWER_MS: Final = 1000 * ANSWER_SECONDS
-STARTED_MS: Final = 1000 * (ANSWER_SECONDS + HOLD_SECONDS)
+_ANSWER_MS: Final = b"%d" % (1000 * ANSWER_SECONDS)
+_STARTED_MS: Final = b"%d" % (1000 * (ANSWER_SECONDS + HOLD_SECONDS))
+_HOLD_MS: Final = b"%d" % HOLD_MS
+_WINDOW: Final = b"%d" % WINDOW_VOUCHERS
+_HALF_WINDOW: Final = b"%d" % (WINDOW_VOUCHERS // 2)
+_MAX_HOLDS: Final = b"%d" % MAX_HOLDS
+_REMEMBERED: Final = b"%d" % REMEMBERED_CHARGES
+"""Bounds as they are sent with every request."""
 
 _REFUSALS: Final = {
     b"conflict": Reason.PAYMENT_ID_REUSED,
@@ -69,6 +75,7 @@ class RedisStore(RedisLeases):
         self._url = url
         self._scripts = scripts()
         self._tags = [f"{url.prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
+        self._dues = [tag + b"due" for tag in self._tags]
         self._slots = [slot_of(b"%02x" % bucket) for bucket in range(BUCKETS)]
         self._calls: Calls | None = None
 
@@ -97,9 +104,9 @@ class RedisStore(RedisLeases):
     async def look_up(self, channel_id: bytes, ticket: Ticket) -> None:
         key = self._key(channel_id)
         keys = (key + b":h", _entry(key, ticket))
-        word, *rest = await self._run("look_up", channel_id, keys, (ticket.fingerprint,))
-        if word != b"ok":
-            _raise(word, rest, channel_id)
+        words = await self._run("look_up", channel_id, keys, (ticket.fingerprint,))
+        if words != [b"ok"]:
+            _raise(words, channel_id)
 
     async def reserve(
         self,
@@ -110,21 +117,20 @@ class RedisStore(RedisLeases):
         ticket: Ticket | None = None,
     ) -> Standing:
         assert price > 0
-        key, tag = self._key(channel_id), self._tags[channel_id[0]]
-        word, *rest = await self._run(
-            "reserve",
+        reply = await self._ask(
+            self._script("reserve"),
             channel_id,
-            (key, key + b":h", tag + b"due", _entry(key, ticket)),
+            self._keys(channel_id, ticket),
             (
-                *(str(voucher.amount), voucher.signature, str(price), request),
-                *(HOLD_MS, WINDOW_VOUCHERS, MAX_HOLDS, channel_id),
-                *(ticket.fingerprint if ticket else b"", STARTED_MS),
+                *(b"%d" % voucher.amount, voucher.signature, b"%d" % price, request),
+                *(_HOLD_MS, _WINDOW, _MAX_HOLDS, channel_id),
+                *(ticket.fingerprint if ticket else b"", _STARTED_MS),
             ),
             strict=True,
         )
-        if word == b"ok":
-            return redis_records.standing(rest)
-        _raise(word, rest, channel_id)
+        if isinstance(reply, bytes):
+            return redis_records.standing(reply)
+        _raise(cast("list[bytes]", reply), channel_id)
 
     async def charge(
         self,
@@ -135,19 +141,18 @@ class RedisStore(RedisLeases):
         answer: bytes = b"",
     ) -> Standing:
         assert amount >= 0
-        key, tag = self._key(channel_id), self._tags[channel_id[0]]
-        word, *rest = await self._run(
-            "charge",
+        reply = await self._ask(
+            self._script("charge"),
             channel_id,
-            (key, key + b":h", tag + b"due", _entry(key, ticket)),
+            self._keys(channel_id, ticket),
             (
-                *(request, str(amount), REMEMBERED_CHARGES, WINDOW_VOUCHERS // 2, channel_id),
-                *(ticket.fingerprint if ticket else b"", answer, ANSWER_MS),
+                *(request, b"%d" % amount, _REMEMBERED, _HALF_WINDOW, channel_id),
+                *(ticket.fingerprint if ticket else b"", answer, _ANSWER_MS),
             ),
         )
-        assert word != b"above", "a charge is never above its price"
-        if word == b"ok":
-            return redis_records.standing(rest)
+        if isinstance(reply, bytes):
+            return redis_records.standing(reply)
+        assert reply != [b"above"], "a charge is never above its price"
         raise HoldLost("the hold of this request is gone")
 
     async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
@@ -160,7 +165,7 @@ class RedisStore(RedisLeases):
         for channel_id, request in holds:
             requests[channel_id].append(request)
         renewals = (
-            self._run("renew", channel_id, (self._key(channel_id) + b":h",), (HOLD_MS, *names))
+            self._run("renew", channel_id, (self._key(channel_id) + b":h",), (_HOLD_MS, *names))
             for channel_id, names in requests.items()
         )
         await asyncio.gather(*renewals)
@@ -173,8 +178,8 @@ class RedisStore(RedisLeases):
     # -- Channels --------------------------------------------------------------------------------
 
     async def channel(self, channel_id: bytes) -> Channel | None:
-        word, *rest = await self._run("channel", channel_id, self._pair(channel_id), ())
-        return _whole(channel_id, rest) if word == b"ok" else None
+        words = await self._run("channel", channel_id, self._pair(channel_id), ())
+        return _whole(channel_id, words[1:]) if words[0] == b"ok" else None
 
     async def record(
         self,
@@ -214,10 +219,10 @@ class RedisStore(RedisLeases):
         """A verb whose answer is the whole channel."""
         keys = (*self._pair(channel_id), self._tags[channel_id[0]] + b"due", *keys)
         flat = (channel_id, *(word for words in arguments for word in words))
-        word, *rest = await self._run(name, channel_id, keys, flat)
-        if word == b"ok":
-            return _whole(channel_id, rest)
-        _raise(word, rest, channel_id)
+        words = await self._run(name, channel_id, keys, flat)
+        if words[0] == b"ok":
+            return _whole(channel_id, words[1:])
+        _raise(words, channel_id)
 
     async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
         index = redis_index.Index(self._opened(), self._tags, self._slots)
@@ -241,6 +246,11 @@ class RedisStore(RedisLeases):
     def _pair(self, channel_id: bytes) -> tuple[bytes, bytes]:
         key = self._key(channel_id)
         return key, key + b":h"
+
+    def _keys(self, channel_id: bytes, ticket: Ticket | None) -> tuple[bytes, ...]:
+        """What a request touches."""
+        key, due = self._key(channel_id), self._dues[channel_id[0]]
+        return key, key + b":h", due, _entry(key, ticket)
 
     def _opened(self) -> Calls:
         if self._calls is None:
@@ -270,11 +280,9 @@ class RedisStore(RedisLeases):
         channel_id: bytes,
         keys: Sequence[bytes],
         arguments: Sequence[str | bytes | int],
-        strict: bool = False,
     ) -> list[bytes]:
         """The words that a script answers."""
-        reply = await self._ask(self._script(name), channel_id, keys, arguments, strict)
-        return cast("list[bytes]", reply)
+        return cast("list[bytes]", await self._ask(self._script(name), channel_id, keys, arguments))
 
 
 def _entry(key: bytes, ticket: Ticket | None) -> bytes:
@@ -283,12 +291,13 @@ def _entry(key: bytes, ticket: Ticket | None) -> bytes:
 
 
 def _whole(channel_id: bytes, rest: Sequence[object], now_ms: int = 0) -> Channel:
-    record, holds = cast("tuple[Flat, Flat]", rest)
+    record, holds = cast("tuple[bytes, Flat]", rest)
     return redis_records.channel(channel_id, record, holds, now_ms)
 
 
-def _raise(word: bytes, rest: list[bytes], channel_id: bytes) -> Never:
+def _raise(words: list[bytes], channel_id: bytes) -> Never:
     """What a script says instead of yes."""
+    word, *rest = words
     if word == b"refused":
         *whole, reason, now_ms = rest
         raise RefusedByChannel(Reason[reason.decode()], _whole(channel_id, whole, int(now_ms)))

@@ -24,7 +24,7 @@ from paywall.stores.redis_url import Place, RedisUrl
 from paywall.stores.redis_wire import FAILURES, Call, Reply, pack
 
 MAX_WAITING: Final = 16_384
-"""Calls without an answer; more mean that the server is far behind, and would fill our memory."""
+"""Calls to one server without an answer; more mean it is far behind, and would fill our memory."""
 _MAX_MOVES: Final = 8
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.5
@@ -45,7 +45,7 @@ _PASSING: Final = {
 _LASTING: Final = {
     "OOM": "it has reached its maxmemory",
     "MISCONF": "it cannot write to its disk",
-    "WRONGTYPE": "a key of ours is of another type",
+    "WRONGTYPE": "a key of ours is of another type, or was written by a newer version",
     "NOAUTH": "it asks for a password",
     "WRONGPASS": "it does not accept the password",
     "NOPERM": "its user may not do this",
@@ -89,7 +89,6 @@ class Calls:
         self._url = url
         self._loop = asyncio.get_running_loop()
         self.nodes = nodes_of(url, lambda place: Lane(url, place, scripts, self._failed))
-        self._waiting = 0
         self._again: list[Call] = []
         self._recovery: asyncio.Task[None] | None = None
         self._pause_seconds = _FIRST_PAUSE_SECONDS
@@ -117,17 +116,13 @@ class Calls:
     ) -> "asyncio.Future[Reply]":
         if self._closed:
             raise StoreUnavailable("the store is not open")
-        if self._waiting >= MAX_WAITING:
+        lane = self.nodes.lane(slot)
+        if lane.waiting + len(self._again) >= MAX_WAITING:
             raise StoreUnavailable(f"{self._url.show()}: too many verbs wait for an answer")
-        self._waiting += 1
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        reply.add_done_callback(self._settled)
         give_up_at = self._loop.time() + self._url.timeout_seconds
-        self.nodes.lane(slot).submit(Call(packed, reply, script, slot, strict, give_up_at))
+        lane.submit(Call(packed, reply, script, slot, strict, give_up_at))
         return reply
-
-    def _settled(self, reply: "asyncio.Future[Reply]") -> None:
-        self._waiting -= 1
 
     async def close(self) -> None:
         """Waits a moment for what is under way, and hangs up."""

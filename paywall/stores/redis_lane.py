@@ -89,6 +89,11 @@ class Lane:
         """A server that says nothing for so long is given up, so that there is time for another."""
         return self._url.timeout_seconds / 4
 
+    @property
+    def waiting(self) -> int:
+        """Calls without an answer."""
+        return len(self._queue) + (self._wire.waiting if self._wire else 0)
+
     def submit(self, call: Call) -> None:
         """Sends the call with all others of this turn of the event loop."""
         self._queue.append(call)

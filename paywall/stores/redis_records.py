@@ -1,11 +1,12 @@
-"""A channel as Redis keeps it: a hash of decimal strings, and a second one of holds.
+"""A channel as Redis keeps it: one string, and a hash of its holds.
 
-What each field is called stands in `lua/prelude.lua`. Fields are found by name, so an older record
-that lacks one reads with its default, and one that a newer version has added is passed over. What
-never changes of a channel is packed once into one field.
+What stands where is written in `lua/prelude.lua`; the scripts alone write records, here they are
+read. What never changes of a channel is packed once, and so is not known to the scripts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -23,13 +24,14 @@ from paywall.protocol.errors import StoreUnavailable
 from paywall.protocol.money import Address
 
 SCHEMA_VERSION: Final = 1
+_SIGNATURE_BYTES: Final = 65
 
 Flat = list[bytes]
 """A hash as Redis returns it: name, value, name, value."""
 
 
 class _Static(msgspec.Struct, array_like=True, frozen=True):
-    """Field `s`. Append, never insert."""
+    """`s`. Append, never insert."""
 
     network: str
     payer: bytes
@@ -55,32 +57,40 @@ def chain_words(chain: ChainState) -> tuple[str, ...]:
     return tuple(map(str, msgspec.structs.astuple(chain)))
 
 
-def standing(words: Iterable[bytes]) -> Standing:
+def standing(text: bytes) -> Standing:
     """What a verb says of a channel: charged, held, then the chain's reading."""
-    charged, held, *chain = map(int, words)
-    return Standing(ChainState(*chain), charged, held)
+    charged, held, chain = text.split(b" ", 2)
+    return Standing(_chain(chain), int(charged), int(held))
 
 
-def channel(channel_id: bytes, record: Flat, holds: Flat, now_ms: int = 0) -> Channel:
+@lru_cache(maxsize=8192)
+def _chain(words: bytes) -> ChainState:
+    """The same reading comes with every request until the chain is asked again."""
+    return ChainState(*map(int, words.split()))
+
+
+def channel(channel_id: bytes, record: bytes, holds: Flat, now_ms: int = 0) -> Channel:
     """The channel of a record, without what has expired at `now_ms`.
 
     Raises StoreUnavailable for a record that cannot be read.
     """
     try:
-        return _channel(channel_id, _fields(record), _fields(holds), now_ms)
-    except (KeyError, ValueError, TypeError, msgspec.DecodeError) as error:
+        return _channel(channel_id, record, _holds(holds), now_ms)
+    except (IndexError, ValueError, TypeError, msgspec.DecodeError) as error:
         raise StoreUnavailable("a channel record is damaged") from error
 
 
-def _fields(flat: Flat) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _channel(
-    channel_id: bytes, record: dict[bytes, bytes], holds: dict[bytes, bytes], now_ms: int
-) -> Channel:
-    static = _decode(record[b"s"])
-    every = _holds(holds)
+def _channel(channel_id: bytes, record: bytes, every: dict[str, Hold], now_ms: int) -> Channel:
+    head, window, done, tail = record[1:].split(b"\n", 3)
+    words = iter(head.split())
+    balance, claimed, charged = map(int, islice(words, 3))
+    voucher, tail = _voucher(next(words), tail)
+    floor, _, _, _, _, withdrawn, requested_at, _, read_at, nonce, block, used_at_ms = map(
+        int, islice(words, 12)
+    )
+    refunding = _refunding(words, now_ms)
+    proof, tail = _voucher(next(words), tail)
+    static = _decode(tail)
     live = {key: hold for key, hold in every.items() if hold.deadline_ms > now_ms}
     dead = {hold.amount for key, hold in every.items() if key not in live}
     return Channel(
@@ -95,31 +105,33 @@ def _channel(
             static.withdraw_delay_seconds,
             static.salt,
         ),
-        ChainState(
-            *(int(record[name]) for name in (b"b", b"k", b"wa", b"wt", b"rn", b"bl", b"rd"))
-        ),
-        charged=int(record[b"c"]),
-        voucher=_voucher(record, b"v", b"g"),
+        ChainState(balance, claimed, withdrawn, requested_at, nonce, block, read_at),
+        charged=charged,
+        voucher=voucher,
         holds=live,
-        seen=tuple(sorted(set(map(int, record[b"w"].split())) - dead)),
-        floor=int(record[b"f"]),
-        refunding=_refunding(record, now_ms),
-        used_at_ms=int(record.get(b"u", 0)),
-        done=tuple(record.get(b"d", b"").decode().split()),
-        proof=_voucher(record, b"pv", b"pg"),
+        seen=tuple(sorted(set(map(int, window.split())) - dead)),
+        floor=floor,
+        refunding=refunding,
+        used_at_ms=used_at_ms,
+        done=tuple(done.decode().split()),
+        proof=proof,
     )
 
 
-def _voucher(record: dict[bytes, bytes], amount: bytes, signature: bytes) -> Voucher | None:
-    return Voucher(int(record[amount]), record[signature]) if amount in record else None
+def _voucher(amount: bytes, tail: bytes) -> tuple[Voucher | None, bytes]:
+    """A voucher whose signature is the next of the bytes, and what comes behind it."""
+    if amount == b"-":
+        return None, tail
+    return Voucher(int(amount), tail[:_SIGNATURE_BYTES]), tail[_SIGNATURE_BYTES:]
 
 
-def _holds(holds: dict[bytes, bytes]) -> dict[str, Hold]:
-    return {request.decode(): Hold(*map(int, words.split())) for request, words in holds.items()}
+def _holds(flat: Flat) -> dict[str, Hold]:
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return {request.decode(): Hold(*map(int, words.split())) for request, words in pairs}
 
 
-def _refunding(record: dict[bytes, bytes], now_ms: int) -> Refunding | None:
-    if b"ra" not in record:
+def _refunding(words: Iterator[bytes], now_ms: int) -> Refunding | None:
+    amount, deadline_ms, request = islice(words, 3)
+    if amount == b"-" or int(deadline_ms) <= now_ms:
         return None
-    refunding = Refunding(int(record[b"ra"]), int(record[b"rx"]), record[b"rq"].decode())
-    return refunding if refunding.deadline_ms > now_ms else None
+    return Refunding(int(amount), int(deadline_ms), request.decode())

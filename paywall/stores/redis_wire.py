@@ -102,6 +102,10 @@ class Wire(asyncio.Protocol):
         self._idle.set()
         self._transport = connection.lend(self)
 
+    @property
+    def waiting(self) -> int:
+        return len(self._sent)
+
     def send(self, calls: list[Call]) -> None:
         packed = [call.packed for call in calls]
         self._sent.extend(calls)

@@ -39,10 +39,10 @@ _HEADERS: Final = [(b"content-type", b"application/json"), (b"content-length", b
 ANSWER: Final = encode_answer(Answer(200, _HEADERS, b"x" * 300, PRICE, PRICE, 0, b""))
 
 _CLONE: Final = """
-local fields = redis.call('HGETALL', KEYS[1])
+local record = redis.call('DUMP', KEYS[1])
 for at = 1, #ARGV, 3 do
   local id, tag = ARGV[at], ARGV[at + 2]
-  redis.call('HSET', ARGV[at + 1], unpack(fields))
+  redis.call('RESTORE', ARGV[at + 1], 0, record)
   redis.call('ZADD', tag .. 'all', 0, id)
   redis.call('ZADD', tag .. 'due', -1000, id)
 end

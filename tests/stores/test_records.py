@@ -137,8 +137,8 @@ def test_a_full_record_is_small() -> None:
         channel(10**12),
         voucher=voucher(10**9),
         seen=tuple(range(10**9 - 100 * WINDOW_VOUCHERS, 10**9, 100)),
-        holds={f"{number:032}": Hold(100, 10**9, 10**12) for number in range(MAX_HOLDS)},
-        done=tuple(f"{number:032}" for number in range(REMEMBERED_CHARGES)),
+        holds={f"{number:08}": Hold(100, 10**9, 10**12) for number in range(MAX_HOLDS)},
+        done=tuple(f"{number:08}" for number in range(REMEMBERED_CHARGES)),
     )
     idle = msgspec.structs.replace(full, holds={})
     assert len(records.encode(msgspec.structs.replace(idle, done=()))) < 500

@@ -5,12 +5,11 @@
 local key, holds = KEYS[1], KEYS[2]
 local id, voucher, signature, amount, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
-local r = load(key, 'b', 'k', 'c', 'v', 'g', 'f', 'w', 'n', 'hp', 'hn', 'he', 'ra', 'rx', 'rq',
-  'pv')
+local r = load(key)
 if not r then return {'unknown'} end
 ours(KEYS[2], KEYS[3])
 local set_aside = r.ra and tonumber(r.rx) > now
-if set_aside and r.rq == request then return whole('ok', key, holds) end
+if set_aside and r.rq == request then return whole('ok', r, holds) end
 local expired = without_expired(holds, r, now)
 local left = less(r.c, r.b) and sub(r.b, r.c) or '0'
 if amount == '' then amount = left end
@@ -33,9 +32,11 @@ end
 if not r.v then index(KEYS[3], id, voucher, r.c, r.k) end
 -- The highest voucher of before is what shows the payer how far it has signed.
 if r.v and less(voucher, r.v) and not (r.pv and less(r.v, r.pv)) then
-  redis.call('HSET', key, 'pv', r.v, 'pg', r.g)
+  r.pv, r.pg = r.v, r.g
 end
+r.v, r.g, r.w, r.n, r.f = voucher, signature, ' ', 0, floor
+r.ra, r.rx, r.rq = amount, integer(now + ARGV[6]), request
+save(key, r)
+-- Last, because a server without memory lets a script go on that has begun with freeing some.
 drop(holds, expired)
-redis.call('HSET', key, 'hp', r.hp, 'hn', integer(r.hn), 'he', r.he, 'v', voucher, 'g', signature,
-  'w', ' ', 'n', '0', 'f', floor, 'ra', amount, 'rx', integer(now + ARGV[6]), 'rq', request)
-return whole('ok', key, holds)
+return whole('ok', r, holds)

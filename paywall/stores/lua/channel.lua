@@ -1,4 +1,5 @@
 -- The record as it is.
 -- KEYS  record, holds
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'unknown'} end
-return whole('ok', KEYS[1], KEYS[2])
+local r = load(KEYS[1])
+if not r then return {'unknown'} end
+return whole('ok', r, KEYS[2])

@@ -6,21 +6,21 @@ local key, holds, due, entry_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local request, amount = ARGV[1], ARGV[2]
 local most_done, half_window, id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local fingerprint, answer, answer_ms = ARGV[6], ARGV[7], ARGV[8]
-local r = load(key, 'b', 'k', 'c', 'v', 'f', 'w', 'n', 'hp', 'hn', 'd', 'wa', 'wt', 'rd', 'rn', 'bl')
+local r = load(key)
 if not r then return {'lost'} end
-ours(holds, due)
 
 local now
 if fingerprint ~= '' then
   now = now_ms()
-  local entry = redis.call('HMGET', entry_key, 'r', 'a', 'x')
-  if entry[1] == request and entry[2] and tonumber(entry[3]) > now then return standing(r) end
+  local _, whose, expires, total = entry_of(entry_key)
+  if total and whose == request and expires > now then return standing(r) end
 end
 if has(r.d, request) then return standing(r) end
 local hold = redis.call('HGET', holds, request)
 if not hold then return {'lost'} end
 local price, held_amount = parsed(hold)
 if less(price, amount) then return {'above'} end
+redis.call('ZCARD', due)  -- fails, before anything is written, when it is somebody else's
 
 redis.call('HDEL', holds, request)
 r.hp, r.hn = sub(r.hp, price), r.hn - 1
@@ -55,15 +55,12 @@ if add(r.c, r.hp) == r.v then
     r.w, r.n = listed(kept), #kept
   end
 end
-redis.call('HSET', key, 'c', r.c, 'hp', r.hp, 'hn', integer(r.hn), 'd', r.d, 'w', r.w,
-  'n', integer(r.n), 'f', r.f)
+save(key, r)
 if fingerprint ~= '' then
   if amount == '0' then
     redis.call('DEL', entry_key)
   else
-    redis.call('HSET', entry_key, 'f', fingerprint, 'r', request, 'x', integer(now + answer_ms),
-      'a', answer, 't', r.c)
-    redis.call('PEXPIRE', entry_key, answer_ms)
+    keep_entry(entry_key, fingerprint, request, now, answer_ms, r.c, answer)
   end
 end
 return standing(r)

@@ -3,9 +3,10 @@
 -- ARGV  channel id, and when it was mined: balance, claimed, withdraw amount, requested at,
 --       refund nonce, block, read at ms
 local key = KEYS[1]
-local r = load(key, 'bl', 'c', 'v')
+local r = load(key)
 if not r then return {'unknown'} end
 ours(KEYS[2], KEYS[3])
-if ARGV[2] then observe(key, KEYS[3], ARGV[1], r, 2) end
-redis.call('HDEL', key, 'ra', 'rx', 'rq')
-return whole('ok', key, KEYS[2])
+if ARGV[2] then observe(KEYS[3], ARGV[1], r, 2) end
+r.ra, r.rx, r.rq = nil, nil, nil
+save(key, r)
+return whole('ok', r, KEYS[2])

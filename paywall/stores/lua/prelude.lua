@@ -3,20 +3,24 @@
 -- An amount is a decimal string of up to 39 digits without leading zeros, because a Lua number is
 -- exact only to 2^53. Short ones are added as numbers, long ones in limbs of 14 digits.
 --
--- The record is a hash. Its fields:
---   s  network and config, packed          c  charged
---   b  balance       k  claimed            v  highest voucher's amount    g  its signature
---   wa withdraw amount   wt requested at   f  floor of the window         w  amounts in it, " a b c "
---   rn refund nonce      bl block          n  how many are in it
---   rd read at (ms)      dl delay (s)      hp held total   hn holds   he earliest deadline (ms)
---   u  used at (ms)      d  requests charged last, " r1 r2 "
---   ra refunding amount  rx its deadline (ms)   rq its request
---   pv, pg  amount and signature of the highest voucher of before a refund
+-- The record is one string, which is read and written whole. It begins with \1, its version. Then come
+-- twenty words ('-' for one that is not there), each with a space behind it:
+--   b  balance           k  claimed            c  charged             v  highest voucher's amount
+--   f  floor of the window                     n  how many amounts are in it
+--   hp held total        hn holds              he earliest deadline (ms)
+--   wa withdraw amount   wt requested at       dl delay (s)           rd read at (ms)
+--   rn refund nonce      bl block              u  used at (ms)
+--   ra refunding amount  rx its deadline (ms)  rq its request
+--   pv amount of the highest voucher of before a refund
+-- then, each behind a new line, w, the amounts in the window, " a b c ", and d, the requests charged
+-- last, " r1 r2 "; and behind one more the bytes: g, the signature of v, pg, that of pv, each of 65 bytes
+-- when there is one, and s, network and config, packed.
 -- `v` and `g` are there once a voucher came, `ra`, `rx` and `rq` while a refund is set aside. `he` may
 -- be earlier than the earliest deadline, never later, and is '0' when there is nothing to drop.
--- The holds are a second hash: request -> "price amount deadline".
--- The entry of a payment's id is a third: f fingerprint, r request, x expires (ms), and once it was
--- charged a answer, t total. It expires by itself; `x` is there because it may be late in doing so.
+-- Records were hashes once, whose fields had these names: they are read, and written as strings.
+-- The holds are a hash: request -> "price amount deadline".
+-- The entry of a payment's id is a string that expires: "x request total fingerprint answer", where x is
+-- when it expires (ms), because it may be late in doing so; total is '-' until it was charged.
 -- The channels that owe are a sorted set, scored by what they owe, negated: the largest come first,
 -- and equal ones in the order of their ids. A score is rounded, an amount never is.
 --
@@ -100,16 +104,69 @@ local function parsed(hold)
   return price, amount, tonumber(deadline)
 end
 
--- The fields of a record as a table, or nil for an unknown channel. The first one is always there.
-local function load(key, ...)
-  local names = {...}
-  local values = redis.call('HMGET', key, ...)
-  if not values[1] then return nil end
-  local record = {}
-  for at = 1, #names do
-    record[names[at]] = values[at]
+local RECORD = '^\1' .. string.rep('(%S+) ', 20) .. '\n([^\n]*)\n([^\n]*)\n()'
+local SIGNATURE = 65
+
+-- Fails as Redis does for a key of another type: it is somebody else's, or of a version to come.
+local function foreign(key)
+  redis.call('LLEN', key)
+  error('a key of ours is of another type')
+end
+
+local function given(word)
+  if word ~= '-' then return word end
+end
+
+-- The record as it is written.
+local function packed(r)
+  return '\1' .. r.b .. ' ' .. r.k .. ' ' .. r.c .. ' ' .. (r.v or '-') .. ' ' .. r.f .. ' ' .. r.n .. ' '
+    .. r.hp .. ' ' .. r.hn .. ' ' .. r.he .. ' ' .. r.wa .. ' ' .. r.wt .. ' ' .. r.dl .. ' ' .. r.rd .. ' '
+    .. r.rn .. ' ' .. r.bl .. ' ' .. r.u .. ' ' .. (r.ra or '-') .. ' ' .. (r.rx or '-') .. ' '
+    .. (r.rq or '-') .. ' ' .. (r.pv or '-') .. ' \n' .. r.w .. '\n' .. r.d .. '\n'
+    .. (r.v and r.g or '') .. (r.pv and r.pg or '') .. r.s
+end
+
+local function save(key, r)
+  redis.call('SET', key, packed(r))
+end
+
+-- A record from when records were hashes, as it would be written now.
+local function converted(key)
+  if redis.call('TYPE', key).ok ~= 'hash' then foreign(key) end
+  local flat, r = redis.call('HGETALL', key), {}
+  for at = 1, #flat, 2 do
+    r[flat[at]] = flat[at + 1]
   end
-  return record
+  if not r.s then foreign(key) end
+  r.u, r.d = r.u or '0', r.d or ' '
+  return packed(r)
+end
+
+-- The record as its owner reads it, or nil for an unknown channel.
+local function text_of(key)
+  local text = redis.pcall('GET', key)
+  if not text then return nil end
+  if type(text) == 'table' then return converted(key) end
+  return text
+end
+
+-- The record as a table, or nil for an unknown channel.
+local function load(key)
+  local text = text_of(key)
+  if not text then return nil end
+  local r, at = {}, nil
+  r.b, r.k, r.c, r.v, r.f, r.n, r.hp, r.hn, r.he, r.wa, r.wt, r.dl, r.rd, r.rn, r.bl, r.u, r.ra, r.rx,
+    r.rq, r.pv, r.w, r.d, at = string.match(text, RECORD)
+  if not at then foreign(key) end
+  r.v, r.ra, r.rx, r.rq, r.pv = given(r.v), given(r.ra), given(r.rx), given(r.rq), given(r.pv)
+  if r.v then
+    r.g, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE
+  end
+  if r.pv then
+    r.pg, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE
+  end
+  r.s = string.sub(text, at)
+  return r
 end
 
 -- A voucher that is good again.
@@ -153,34 +210,54 @@ local function index(due, id, voucher, charged, claimed)
   end
 end
 
--- What was decided under this payment's id: an answer to give instead, and whether an entry is there
--- that has expired.
+-- The entry of a payment's id: fingerprint, request, when it expires, total, answer. Nothing where
+-- there is none. The last two are nil while the request runs.
+local function entry_of(key)
+  local text = redis.pcall('GET', key)
+  if not text then return nil end
+  if type(text) == 'table' then
+    if redis.call('TYPE', key).ok ~= 'hash' then foreign(key) end
+    local old = redis.call('HMGET', key, 'f', 'r', 'x', 't', 'a')
+    if not old[1] then foreign(key) end
+    return old[1], old[2], tonumber(old[3]), old[4] or nil, old[5] or nil
+  end
+  local expires, request, total, at = string.match(text, '^(%d+) (%S+) (%S+) ()')
+  if not at then foreign(key) end
+  total = given(total)
+  return string.sub(text, at, at + 31), request, tonumber(expires), total,
+    total and string.sub(text, at + 32)
+end
+
+local function keep_entry(key, fingerprint, request, now, ms, total, answer)
+  local text = integer(now + ms) .. ' ' .. request .. ' ' .. (total or '-') .. ' ' .. fingerprint
+  redis.call('SET', key, text .. (answer or ''), 'PX', ms)
+end
+
+-- What was decided under this payment's id: an answer to give instead, or nothing.
 local function once(entry_key, holds, fingerprint, request, now)
-  local entry = redis.call('HMGET', entry_key, 'f', 'r', 'x', 'a', 't')
-  if not entry[1] then return nil, false end
-  if tonumber(entry[3]) <= now then return nil, true end
-  if entry[1] ~= fingerprint then return {'conflict'} end
-  if entry[4] == '' then return {'not kept'} end
-  if entry[4] then return {'answer', entry[4], entry[5]} end
-  if entry[2] == request then return nil, false end
-  local hold = redis.call('HGET', holds, entry[2])
+  local its, other, expires, total, answer = entry_of(entry_key)
+  if not its or expires <= now then return nil end
+  if its ~= fingerprint then return {'conflict'} end
+  if answer == '' then return {'not kept'} end
+  if answer then return {'answer', answer, total} end
+  if other == request then return nil end
+  local hold = redis.call('HGET', holds, other)
   if hold then
     local _, _, deadline = parsed(hold)
     if deadline > now then return {'progress'} end
   end
-  return nil, false
+  return nil
 end
 
--- Takes over what the chain says into a loaded record; an older reading is ignored.
--- `at` is where in ARGV it begins: balance, claimed, withdraw amount, requested at, refund nonce,
--- block, read at (ms).
-local function observe(key, due, id, record, at)
-  local balance, claimed, block = ARGV[at], ARGV[at + 1], ARGV[at + 5]
-  if tonumber(block) < tonumber(record.bl) then return end
-  local charged = max(record.c, claimed)
-  index(due, id, record.v, charged, claimed)
-  redis.call('HSET', key, 'b', balance, 'k', claimed, 'wa', ARGV[at + 2], 'wt', ARGV[at + 3],
-    'rn', ARGV[at + 4], 'bl', block, 'rd', ARGV[at + 6], 'c', charged)
+-- Takes over what the chain says into a loaded record; an older reading is ignored. The record is not
+-- written yet. `at` is where in ARGV it begins: balance, claimed, withdraw amount, requested at, refund
+-- nonce, block, read at (ms).
+local function observe(due, id, r, at)
+  if tonumber(ARGV[at + 5]) < tonumber(r.bl) then return end
+  r.b, r.k, r.wa, r.wt = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  r.rn, r.bl, r.rd = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+  r.c = max(r.c, r.k)
+  index(due, id, r.v, r.c, r.k)
 end
 
 -- Fails, before anything is written, when one of these keys is somebody else's.
@@ -189,17 +266,19 @@ local function ours(holds, due)
   redis.call('ZCARD', due)
 end
 
--- What the gate wants to know of a channel after a verb.
+-- What the gate wants to know of a channel after a verb, in one string: most of it is what the chain
+-- said, which seldom changes.
 local function standing(r)
-  return {'ok', r.c, r.hp, r.b, r.k, r.wa, r.wt, r.rn, r.bl, r.rd}
+  return r.c .. ' ' .. r.hp .. ' ' .. r.b .. ' ' .. r.k .. ' ' .. r.wa .. ' ' .. r.wt .. ' ' .. r.rn .. ' '
+    .. r.bl .. ' ' .. r.rd
 end
 
 -- The channel as it stands.
-local function whole(word, key, holds)
-  return {word, redis.call('HGETALL', key), redis.call('HGETALL', holds)}
+local function whole(word, r, holds)
+  return {word, packed(r), redis.call('HGETALL', holds)}
 end
 
 -- The refusal shows the payer its own channel, as of `now`.
 local function refused(reason, key, holds, now)
-  return {'refused', redis.call('HGETALL', key), redis.call('HGETALL', holds), reason, integer(now)}
+  return {'refused', text_of(key), redis.call('HGETALL', holds), reason, integer(now)}
 end

@@ -3,16 +3,15 @@
 -- ARGV  channel id, balance, claimed, withdraw amount, requested at, refund nonce, block, read at ms,
 --       packed network and config, withdraw delay, evidence
 local key, id = KEYS[1], ARGV[1]
-local r = load(key, 'bl', 'c', 'v')
+local r = load(key)
 ours(KEYS[2], KEYS[3])
 if not r then
   local balance, claimed, evidence = ARGV[2], ARGV[3], ARGV[11]
-  r = {bl = '0', c = max(claimed, less(balance, evidence) and balance or evidence)}
+  local charged = max(claimed, less(balance, evidence) and balance or evidence)
+  r = {bl = '0', c = charged, s = ARGV[9], dl = ARGV[10], f = charged, w = ' ', n = 0, hp = '0', hn = 0,
+    he = '0', d = ' ', u = '0'}
   redis.call('ZADD', KEYS[4], 0, id)
-  observe(key, KEYS[3], id, r, 2)
-  redis.call('HSET', key, 's', ARGV[9], 'dl', ARGV[10], 'f', r.c, 'w', ' ', 'n', '0', 'hp', '0',
-    'hn', '0', 'he', '0', 'd', ' ', 'u', '0')
-else
-  observe(key, KEYS[3], id, r, 2)
 end
-return whole('ok', key, KEYS[2])
+observe(KEYS[3], id, r, 2)
+save(key, r)
+return whole('ok', r, KEYS[2])

@@ -6,10 +6,10 @@ local request, ticket = ARGV[1], ARGV[2]
 local hold = redis.call('HGET', holds, request)
 if not hold then return {'ok'} end
 local price, amount = parsed(hold)
-local r = load(key, 'hp', 'hn', 'w', 'n')
+local r = load(key)
 redis.call('HDEL', holds, request)
 forget(r, amount)
-redis.call('HSET', key, 'hp', sub(r.hp, price), 'hn', integer(r.hn - 1), 'w', r.w,
-  'n', integer(r.n))
+r.hp, r.hn = sub(r.hp, price), r.hn - 1
+save(key, r)
 if ticket == '1' then redis.call('DEL', entry_key) end
 return {'ok'}

@@ -7,22 +7,17 @@ local amount, signature, price, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local hold_ms, window, most_holds = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local id, fingerprint, entry_ms = ARGV[8], ARGV[9], ARGV[10]
 local now = now_ms()
-local r = load(key, 'b', 'k', 'c', 'v', 'f', 'w', 'n', 'hp', 'hn', 'he', 'wa', 'wt', 'dl', 'rd',
-  'rn', 'bl', 'ra', 'rx')
+local r = load(key)
 if not r then return {'unknown'} end
 
-local outlived = false
 if fingerprint ~= '' then
-  local answer
-  answer, outlived = once(entry_key, holds, fingerprint, request, now)
+  local answer = once(entry_key, holds, fingerprint, request, now)
   if answer then return answer end
 end
 
 local function admitted()
   if fingerprint ~= '' then
-    if outlived then redis.call('DEL', entry_key) end
-    redis.call('HSET', entry_key, 'f', fingerprint, 'r', request, 'x', integer(now + entry_ms))
-    redis.call('PEXPIRE', entry_key, entry_ms)
+    keep_entry(entry_key, fingerprint, request, now, entry_ms)
   end
   return standing(r)
 end
@@ -77,11 +72,11 @@ local deadline = now + hold_ms
 r.hp, r.hn = add(r.hp, price), r.hn + 1
 if r.he == '0' or deadline < tonumber(r.he) then r.he = integer(deadline) end
 if not r.v and r.c ~= r.k then index(due, id, amount, r.c, r.k) end
-redis.call('HSET', key, 'w', r.w, 'n', integer(r.n), 'f', r.f, 'hp', r.hp, 'hn', integer(r.hn),
-  'he', r.he, 'u', integer(now))
-if not r.v or less(r.v, amount) then redis.call('HSET', key, 'v', amount, 'g', signature) end
+if not r.v or less(r.v, amount) then r.v, r.g = amount, signature end
+if overdue then r.ra, r.rx, r.rq = nil, nil, nil end
+r.u = integer(now)
+save(key, r)
 redis.call('HSET', holds, request, price .. ' ' .. amount .. ' ' .. integer(deadline))
 -- Last, because a server without memory lets a script go on that has begun with freeing some.
 drop(holds, expired)
-if overdue then redis.call('HDEL', key, 'ra', 'rx', 'rq') end
 return admitted()
