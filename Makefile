@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check soak bench fuzz cases install clean redis
+.PHONY: demo test check soak adversary bench fuzz cases install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -18,6 +18,9 @@ check: $(VENV)/.development       ## format, lint, types
 
 soak: $(VENV)/.development redis  ## many workers, agents and faults on one Redis; every unit accounted for
 	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
+
+adversary: $(VENV)/.development redis ## thieves that withdraw, claimers that are killed; nothing may be lost
+	@PYTHONPATH=tests $(BIN)/python -m adversary $(ARGS)
 
 bench: $(VENV)/.development redis ## what a paid request costs; a table, and .bench/latest.json
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)

@@ -15,7 +15,3 @@ def devnet() -> Iterator[Devnet]:
     """
     with Devnet(port=0) as chain:
         yield chain
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--runs", type=int, default=0, help="seeded runs of each adversarial test")

@@ -144,7 +144,7 @@ async def send_as(devnet: Devnet, key: str, data: bytes) -> None:
     """Sends a transaction to the settlement contract by a key that has ETH."""
     rpc = Rpc(devnet.url, 10)
     wallet = GasWallet(PrivateKey(bytes.fromhex(key[2:])))
-    sender = Sender(rpc, wallet, NETWORK, confirmations=1, timeout_seconds=10, max_fee_wei=None)
+    sender = Sender(rpc, wallet, NETWORK, confirmations=1, timeout_seconds=60, max_fee_wei=None)
     try:
         await sender.transact(Call(contract.SETTLEMENT_ADDRESS, data))
     finally:
