@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from secrets import token_hex
 from typing import Final
 
@@ -163,8 +164,8 @@ async def claim(
     the store knows it.
     """
     board = Board(alarms)
-    owed = await owing(store, chain.network)
-    due = await in_turns([reread(store, chain, channel) for channel in owed])
+    refreshed = partial(reread, store, chain)
+    due = await in_turns(refreshed, await owing(store, chain.network))
     batches = claims.batches([channel for channel in due if channel], min_amount)
     done = []
     for number, batch in enumerate(batches):
@@ -173,7 +174,7 @@ async def claim(
         if not batch.channels:
             continue
         mined = await chain.claim(batch)
-        await in_turns([reread(store, chain, channel) for channel in batch.channels])
+        await in_turns(refreshed, batch.channels)
         done.append(Claimed(batch, mined))
     progress(len(batches), len(batches))
     return done

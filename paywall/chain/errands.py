@@ -147,7 +147,7 @@ class Errands:
 
     async def _record(self, channel_ids: Sequence[bytes]) -> dict[bytes, int]:
         """Tells the store what the chain says of these channels."""
-        found = await in_turns([self._reread(channel_id) for channel_id in channel_ids])
+        found = await in_turns(self._reread, channel_ids)
         known = [channel for channel in found if channel]
         await note_withdrawals(self._desk, known)
         withdrawing = await self._desk.withdrawing()

@@ -120,7 +120,7 @@ class Round:
                 return channel
             return await reread(self._store, self._chain, channel)
 
-        found = await in_turns([fresh(channel) for channel in channels])
+        found = await in_turns(fresh, channels)
         known = [channel for channel in found if channel]
         await note_withdrawals(self._desk, known)
         return known

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from paywall.alarms import Board, WatcherBehind
 from paywall.chain import Chain
@@ -27,6 +27,8 @@ from paywall.protocol.errors import ChainUnavailable, ConfigurationError
 from paywall.stores import Store
 
 log = logging.getLogger("paywall.watcher")
+
+T = TypeVar("T")
 
 AT_ONCE: Final = 8
 """How many channels are read at a time."""
@@ -156,7 +158,7 @@ class Watcher:
 
     async def _refresh(self, desk: Desk, channel_ids: Iterable[bytes]) -> None:
         """Reads these channels, as far as the store knows them, and records what they say."""
-        found = await in_turns([self._read(channel_id) for channel_id in channel_ids])
+        found = await in_turns(self._read, channel_ids)
         await note_withdrawals(desk, [channel for channel in found if channel])
 
     async def _read(self, channel_id: bytes) -> Channel | None:
@@ -189,12 +191,19 @@ async def note_withdrawals(desk: Desk, channels: Iterable[Channel]) -> None:
         await desk.put_withdrawing(after)
 
 
-async def in_turns(work: list[Awaitable[Channel | None]]) -> list[Channel | None]:
-    """All of it, a few at a time."""
+async def in_turns(
+    work: Callable[[T], Awaitable[Channel | None]], items: Iterable[T]
+) -> list[Channel | None]:
+    """Does it for all items, a few at a time. When one fails, the others are over too."""
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(item: Awaitable[Channel | None]) -> Channel | None:
+    async def one(item: T) -> Channel | None:
         async with room:
-            return await item
+            return await work(item)
 
-    return await asyncio.gather(*(one(item) for item in work))
+    found: list[Channel | None] = []
+    for result in await asyncio.gather(*map(one, items), return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        found.append(result)
+    return found

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 
-from bench import gas, report
+from bench import collect, gas, report
 from bench.findings import Findings
 from bench.memory_cost import process_memory
 from bench.paid import paid_requests
@@ -40,6 +40,8 @@ def _measured(told: argparse.Namespace) -> Findings:
     process_memory(found)
     print("gas …", file=sys.stderr)
     found.figures["gas"] = gas.figures(told.gas_channels)
+    print(f"{told.gas_channels} channels collected while requests go on …", file=sys.stderr)
+    found.figures["collecting"] = collect.figures(told.gas_channels)
     return found
 
 

@@ -9,33 +9,27 @@ was served.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
-from helpers.chain import ASSET, DOMAIN, NETWORK, Payer, new_address, rich_payer, send_as
+from helpers.chain import DOMAIN, NETWORK, Payer, rich_payer, send_as
 from helpers.collecting import EAGER, LAZY, Bell, ChainClock
+from helpers.shop import DELAY_SECONDS, PRICE, Shop, open_shop
 from paywall.alarms import JobFailed, MoneyLost
-from paywall.chain import claimer, contract
+from paywall.chain import contract
 from paywall.chain.claimer import Claimer
 from paywall.chain.devnet import Devnet
-from paywall.chain.node import Node
-from paywall.gate import Gate
-from paywall.protocol.channel import ChannelConfig, RefusedByChannel, agreeable_total
+from paywall.protocol.channel import ChannelConfig, RefusedByChannel, Voucher, agreeable_total
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import HoldLost, Refused, Reverted
-from paywall.protocol.schemes import batch
-from paywall.protocol.schemes.batch import BatchTerms, sign_voucher
-from paywall.protocol.x402 import VERSION, PaymentPayload, encode_header, show_address
+from paywall.protocol.schemes.batch import sign_voucher
+from paywall.protocol.x402 import show_address
 from paywall.receipts import Admission
-from paywall.stores.memory import MemoryStore
 
-PRICE: Final = 1_000
-DELAY_SECONDS: Final = 900
 TICK_SECONDS: Final = 60
 WAYS: Final = ("at once", "some time", "outage")
 
@@ -90,44 +84,6 @@ class Loot:
         return self.served - self.earned
 
 
-class Shop:
-    """The provider that is to be robbed."""
-
-    def __init__(self, devnet: Devnet, clock: ChainClock, policy: ClaimPolicy) -> None:
-        self.clock = clock
-        self.bell = Bell()
-        self.receiver = new_address()
-        self.store = MemoryStore(clock=clock)
-        self.node = Node(devnet.url, devnet.accounts[0].key, network=NETWORK, clock=clock)
-        self.terms = BatchTerms(
-            ASSET,
-            self.receiver,
-            self.node.receiver_authorizer,
-            withdraw_delay_seconds=DELAY_SECONDS,
-            min_deposit=PRICE,
-            max_deposit=10**9,
-        )
-        self.gate = Gate(self.terms, self.store, self.node, clock)
-        self.worker = Claimer(self.store, self.node, policy, self.bell, clock=clock)
-
-    async def collect(self) -> int:
-        """Brings everything home that can be, and says how much it was."""
-        await self.worker.run_once()
-        await claimer.claim(self.store, self.node)
-        await claimer.settle(self.store, self.node)
-        return await self.node.token_balance(ASSET.address, self.receiver)
-
-
-@asynccontextmanager
-async def open_shop(devnet: Devnet, clock: ChainClock, policy: ClaimPolicy) -> AsyncIterator[Shop]:
-    shop = Shop(devnet, clock, policy)
-    await shop.gate.open()
-    try:
-        yield shop
-    finally:
-        await shop.gate.close()
-
-
 class Thief:
     """One payer, one channel, and whatever headers it likes to send."""
 
@@ -143,7 +99,6 @@ class Thief:
             withdraw_delay_seconds=DELAY_SECONDS,
         )
         self._channel_id = self.config.channel_id(NETWORK)
-        self._wire = batch.config_wire(self.config)
         self._total = 0
         self._sent: list[str] = []
         self._slow: list[Admission] = []
@@ -152,20 +107,19 @@ class Thief:
         """Its first request, which brings a deposit along."""
         total = self._total + PRICE
         deposit = self._payer.deposit(self.config, amount)
-        await self._send(batch.deposit_payload(self._wire, self._sign(total), deposit), total)
+        await self._send(self._shop.filling(self.config, self._sign(total), deposit), total)
 
     async def ask(self, times: int) -> None:
         for _ in range(times):
             total = self._total + PRICE
-            payload = batch.voucher_payload(self._wire, self._channel_id, self._sign(total))
-            await self._send(payload, total)
+            await self._send(self._shop.header(self.config, self._sign(total)), total)
 
     async def replay(self) -> None:
         """One of its old payments once more."""
         if not self._sent:
             return
         try:
-            admission = await self._admit(self._luck.choice(self._sent))
+            admission = await self._shop.admit(self._luck.choice(self._sent))
         except Refused:
             self._loot.outcomes["replay refused"] += 1
         else:
@@ -196,16 +150,12 @@ class Thief:
         else:
             self._loot.outcomes[outcome] += 1
 
-    def _sign(self, total: int) -> batch.Voucher:
+    def _sign(self, total: int) -> Voucher:
         return sign_voucher(self._payer.key, DOMAIN, self._channel_id, total)
 
-    async def _send(self, payload: Any, total: int) -> None:
-        quote = self._shop.gate.quote(PRICE)
-        header = encode_header(
-            PaymentPayload(x402_version=VERSION, accepted=quote.accepts[0], payload=payload)
-        )
+    async def _send(self, header: str, total: int) -> None:
         try:
-            admission = await self._admit(header)
+            admission = await self._shop.admit(header)
         except RefusedByChannel as refusal:
             self._total = agreeable_total(refusal.channel, PRICE)
             self._loot.outcomes[refusal.reason.name.lower()] += 1
@@ -218,12 +168,6 @@ class Thief:
                 return
             if await self._finish(admission):
                 self._sent.append(header)
-
-    async def _admit(self, header: str) -> Admission:
-        gate = self._shop.gate
-        admission = await gate.admit(header, gate.quote(PRICE), b"GET /item")
-        assert isinstance(admission, Admission)
-        return admission
 
     async def _finish(self, admission: Admission) -> bool:
         """The head of the answer leaves, if the charge is good."""
@@ -240,14 +184,17 @@ async def rob(devnet: Devnet, clock: ChainClock, seed: int) -> Loot:
     """One run, from the first request to the last unit."""
     plot, luck = Plot.of(seed), Random(f"moves {seed}")
     loot = Loot(seed, plot.way)
-    async with open_shop(devnet, clock, plot.policy) as shop:
+    bell = Bell()
+    async with open_shop(devnet, clock) as shop:
+        worker = Claimer(shop.store, shop.node, plot.policy, bell, clock=clock)
         thief = Thief(devnet, shop, luck, loot)
         for _ in range(plot.acts):
             await thief.fill(plot.deposit)
-            await _act(shop, thief, plot, luck)
+            await _act(shop, worker, thief, plot, luck)
+        await worker.run_once()
         loot.earned = await shop.collect()
-        for alarm in (*shop.bell.rung(MoneyLost), *shop.bell.rung(JobFailed)):
-            loot.problems.append(alarm.text)
+    for alarm in (*bell.rung(MoneyLost), *bell.rung(JobFailed)):
+        loot.problems.append(alarm.text)
     if loot.lost:
         loot.problems.append(f"{loot.served} were served and {loot.earned} came home")
     if loot.outcomes["finalized"] != plot.acts:
@@ -256,11 +203,11 @@ async def rob(devnet: Devnet, clock: ChainClock, seed: int) -> Loot:
     return loot
 
 
-async def _act(shop: Shop, thief: Thief, plot: Plot, luck: Random) -> None:
+async def _act(shop: Shop, worker: Claimer, thief: Thief, plot: Plot, luck: Random) -> None:
     """From a deposit to the end of the withdrawal, a minute at a time."""
     for now in range(0, plot.withdraws_at + DELAY_SECONDS + 2 * TICK_SECONDS, TICK_SECONDS):
         begins = plot.withdraws_at <= now < plot.withdraws_at + TICK_SECONDS
-        moves = [_moves(thief, plot, luck, begins), _work(shop, now not in plot.outage)]
+        moves = [_moves(thief, plot, luck, begins), _work(worker, now not in plot.outage)]
         luck.shuffle(moves)
         for move in moves:
             await move
@@ -280,6 +227,6 @@ async def _moves(thief: Thief, plot: Plot, luck: Random, begins: bool) -> None:
         await thief.replay()
 
 
-async def _work(shop: Shop, is_up: bool) -> None:
+async def _work(worker: Claimer, is_up: bool) -> None:
     if is_up:
-        await shop.worker.run_once()
+        await worker.run_once()
