@@ -14,7 +14,7 @@ from paywall.alarms import Alarm
 from paywall.chain import Mined, claimer
 from paywall.chain.claimer import Claimer
 from paywall.chain.node import Node
-from paywall.chain.preview import preview_claim, preview_settle
+from paywall.chain.preview import preview_claim, preview_refund, preview_settle
 from paywall.chain.returns import give_back
 from paywall.console import (
     Json,
@@ -56,7 +56,13 @@ def channels(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lists channels: a provider's (--store) or an agent's (--wallet)."""
+    """Lists channels: a provider's (--store) or an agent's (--wallet).
+
+    Amounts are atomic units of the channel's token (a millionth of a dollar for USDC). `charged` is
+    what requests have cost, `claimed` what the contract has recorded of it, `signed` how far the
+    payer has promised, and `balance` what was ever deposited, less refunds. Reads the store or the
+    file alone: no chain is asked.
+    """
     if wallet_file:
         if not wallet_file.exists():
             raise ConfigurationError(f"there is no wallet file {wallet_file}")
@@ -94,7 +100,19 @@ def claim(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Claims on chain what every channel owes. PAYWALL_KEY is the receiver authorizer's key."""
+    """Claims on chain what the channels owe: the contract records it, and nobody can withdraw it.
+
+    Nothing moves yet: `paywall settle` brings it home. Without --watch all that is owed is claimed
+    now, in transactions of up to 100 channels; a channel that the contract refuses is left out and
+    named. With --watch it goes on until Ctrl-C or SIGTERM, follows the contract's log, claims and
+    settles by the policy of the options below, and at once where a payer withdraws. Any number may
+    run on one store: one works, the others stand by.
+
+    --dry-run sends nothing and says what each transaction would claim and cost; with --watch also
+    what would wait, and why.
+
+    PAYWALL_KEY is the key of the receiver authorizer and pays for gas.
+    """
     policy = ClaimPolicy(
         max_at_risk, fee_share_ppm, max_age, min_amount, native_price, refund_idle, poll
     )
@@ -113,7 +131,11 @@ def settle(
     native_price: NativePrice = _POLICY.native_price,
     as_json: Json = False,
 ) -> None:
-    """Moves everything that was claimed to the wallets that earned it."""
+    """Moves everything that was claimed to the wallets that earned it, one transaction each.
+
+    It needs nobody's signature: PAYWALL_KEY only pays for gas. --dry-run sends nothing and says
+    what would move and what it would cost.
+    """
 
     async def work() -> list[dict[str, object]]:
         async with _open(store, Node(rpc, key(), network=network)) as (books, node):
@@ -140,17 +162,29 @@ def refund(
     amount: Annotated[
         str | None, typer.Option(help='Such as "$0.50"; without it, all that is left.')
     ] = None,
+    dry_run: DryRun = False,
+    native_price: NativePrice = _POLICY.native_price,
     as_json: Json = False,
 ) -> None:
-    """Claims what a channel owes and gives the rest of its deposit, or a part of it, back."""
+    """Claims what a channel owes and gives the rest of its deposit, or a part of it, back.
+
+    Both happen in one transaction, or neither. A channel whose payer has promised more than it was
+    charged is not refunded: the payer may still use the difference, and asks for it itself.
+    --dry-run sends nothing and says what would go back and what it would cost.
+
+    PAYWALL_KEY is the key of the receiver authorizer and pays for gas.
+    """
 
     async def work() -> list[dict[str, object]]:
         async with _open(store, Node(rpc, key(), network=network)) as (books, node):
             found = await books.channel(_channel_id(channel))
             if found is None or found.network != network:
                 raise ConfigurationError(f"the store knows no channel {channel} on {network}")
+            units = _units(found, amount)
+            if dry_run:
+                return await preview_refund(books, node, found, units, native_price)
             before = found.balance
-            mined = await give_back(books, node, found, _units(found, amount))
+            mined = await give_back(books, node, found, units)
             after = await books.channel(found.channel_id)
         assert after is not None
         back = before - after.balance

@@ -217,6 +217,9 @@ class Node(OwnChain):
     async def rehearse_settlement(self, receiver: Address, token: Address) -> int:
         return await self._sender.pricing.gas_of(settle(receiver, token))
 
+    async def rehearse_refund(self, channel: Channel, amount: int) -> int:
+        return await self._sender.pricing.gas_of(self._authority.refund(channel, amount))
+
     async def gas_price_wei(self) -> int:
         return await self._sender.pricing.price_wei()
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from paywall.chain import Chain, Mined
+from paywall.protocol.channel import Channel
 from paywall.protocol.claims import Batch
 from paywall.protocol.errors import ChainUnavailable
 from paywall.protocol.money import Address
@@ -80,6 +81,10 @@ class OwnChain(Chain):
     @abstractmethod
     async def rehearse_settlement(self, receiver: Address, token: Address) -> int:
         """The gas that a settlement would use. Raises Reverted."""
+
+    @abstractmethod
+    async def rehearse_refund(self, channel: Channel, amount: int) -> int:
+        """The gas that a refund would use. Raises Reverted."""
 
     @abstractmethod
     async def gas_price_wei(self) -> int:

@@ -1,13 +1,16 @@
-"""What a claim or a settlement would send now and what it would cost: asked, never sent."""
+"""What a claim, a settlement or a refund would send now and what it would cost: never sent."""
 
 from collections.abc import Iterable
 
 from paywall.chain.claimer import owing, receivers
 from paywall.chain.own import OwnChain
+from paywall.chain.returns import refuse_promised
 from paywall.chain.sift import sift
+from paywall.chain.watcher import reread
 from paywall.protocol import claims
 from paywall.protocol.channel import Channel
 from paywall.protocol.claims import Batch, ClaimPolicy, Costs, Situation, Why
+from paywall.protocol.errors import PaymentError
 from paywall.protocol.money import KNOWN_ASSETS, Address
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import Store
@@ -72,6 +75,24 @@ async def preview_settle(store: Store, chain: OwnChain, native_price: str) -> Ro
             row = {"action": "settle", "receiver": show_address(receiver), "amount": amount}
             rows.append({**row, **_fee(chain.network, token, wei, native_price)})
     return rows
+
+
+async def preview_refund(
+    store: Store, chain: OwnChain, channel: Channel, amount: int | None, native_price: str
+) -> Rows:
+    """The one row of a refund, with what it would claim first.
+
+    Raises PaymentError when it would not be made, and ChainUnavailable.
+    """
+    channel = await reread(store, chain, channel)
+    refuse_promised(channel)
+    back = channel.remaining if amount is None else amount
+    if not 0 < back <= channel.remaining:
+        raise PaymentError(f"{channel.remaining} units are left of this channel's deposit")
+    wei = await chain.rehearse_refund(channel, back) * await chain.gas_price_wei()
+    row = {"action": "refund", "channel": show_bytes(channel.channel_id), "amount": back}
+    fee = _fee(chain.network, channel.config.token, wei, native_price)
+    return [{**row, "claimed_first": channel.unclaimed, **fee}]
 
 
 def _fee(network: str, token: Address, wei: int, native_price: str) -> dict[str, object]:

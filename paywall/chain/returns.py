@@ -31,11 +31,7 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
     Raises PaymentError, also Refused, Reverted and ChainUnavailable; a refund that may be on its
     way keeps its part of the balance until its deadline.
     """
-    if channel.signed > channel.charged:
-        raise PaymentError(
-            f"the payer has promised {channel.signed} units and was charged {channel.charged}:"
-            " it may still use the difference, and asks for its refund itself"
-        )
+    refuse_promised(channel)
     voucher = channel.voucher or Voucher(0, b"")
     set_aside = await store.begin_refund(channel.channel_id, voucher, amount, token_hex(8))
     assert set_aside.refunding is not None
@@ -49,6 +45,15 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
         raise
     await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
     return mined
+
+
+def refuse_promised(channel: Channel) -> None:
+    """Raises PaymentError when the payer has promised more than it was charged."""
+    if channel.signed > channel.charged:
+        raise PaymentError(
+            f"the payer has promised {channel.signed} units and was charged {channel.charged}:"
+            " it may still use the difference, and asks for its refund itself"
+        )
 
 
 class Returns:
