@@ -162,6 +162,16 @@ class Paywall:
         """The one price table: what is written here, and then what the app's routes declare."""
         return self._price_table({})
 
+    def reprice(
+        self, prices: Mapping[str, Price], unpriced: Literal["free", "closed"] = "free"
+    ) -> None:
+        """Takes another price table from the next request on; what is running keeps its price.
+
+        Raises ConfigurationError; then the prices stay as they are.
+        """
+        closed = _is_closed(unpriced)
+        self._table = self._checked(PriceTable(prices, closed=closed))
+
     def _price_table(self, scope: Scope) -> PriceTable:
         """Read once, when the app starts. Raises ConfigurationError."""
         if self._table is None:

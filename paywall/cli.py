@@ -22,6 +22,7 @@ import paywall
 from paywall.chain.devnet import Devnet
 from paywall.cli_facilitator import facilitator
 from paywall.cli_provider import channels, claim, refund, settle
+from paywall.cli_proxy import proxy
 from paywall.console import Json, err, out, plain, print_json, progress, run, steps, table
 from paywall.protocol.errors import (
     AgentError,
@@ -167,7 +168,7 @@ def fetch(
         raise AgentError(f"{url} answered {answer.status_code}")
 
 
-for command in (channels, claim, settle, refund, facilitator):
+for command in (channels, claim, settle, refund, facilitator, proxy):
     app.command()(command)
 
 
