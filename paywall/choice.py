@@ -17,9 +17,11 @@ from paywall.offers import AnyIntent, ExactIntent, Intent, Payer, understand
 from paywall.policy import Policy
 from paywall.protocol.errors import NoAcceptableOffer, OverBudget
 from paywall.protocol.limits import MAX_OFFERS
-from paywall.protocol.x402 import PaymentRequired
+from paywall.protocol.x402 import PaymentRequired, printable
 
 MAX_UNDERSTOOD: Final = 1024
+MAX_COMPLAINTS: Final = 8
+"""How many of the offers that do not fit are told of."""
 
 
 class Choice:
@@ -50,7 +52,7 @@ class Choice:
         self._policy.refuse_origin(origin)
         fit, complaints = self._fitting(origin, quote)
         if not fit:
-            why = "; ".join(complaints) or "there is none"
+            why = "; ".join(complaints[:MAX_COMPLAINTS]) or "there is none"
             raise NoAcceptableOffer(f"{origin} makes no offer that this wallet accepts: {why}")
         ceiling = self._policy.per_request
         affordable = [intent for intent in fit if intent.price <= ceiling]
@@ -78,7 +80,7 @@ class Choice:
             try:
                 fit.append(self._understand(origin, raw, quote.extensions or None))
             except (NoAcceptableOffer, ValueError) as error:
-                complaints.append(str(error))
+                complaints.append(printable(str(error)))
         return fit, complaints
 
     def _understand(self, origin: str, raw: Raw, extensions: dict[str, Raw] | None) -> AnyIntent:

@@ -1,7 +1,6 @@
 """What a provider confirms, as an agent reads it from an answer. Pure, but for httpx's shapes."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import httpx
 from msgspec import Raw
@@ -15,9 +14,8 @@ from paywall.protocol.x402 import (
     Malformed,
     SettlementResponse,
     decode_response,
+    printable,
 )
-
-MAX_REASON_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,3 @@ def moved(settled: SettlementResponse) -> int:
         return parse_amount(settled.amount or "")
     except ValueError as error:
         raise PaymentRefused(f"the receipt cannot be read: {error}", "malformed") from error
-
-
-def printable(text: str) -> str:
-    """A stranger's words, fit for a log and an exception: one short line without controls."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_REASON_CHARS])

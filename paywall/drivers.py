@@ -6,6 +6,7 @@ of them, and what these need of a client that is there already is here too.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TurnTimeout
 from contextlib import suppress
@@ -25,6 +26,8 @@ from paywall.wallet import Wallet
 
 MAX_DISCARDED_BYTES: Final = 64 * 1024
 """How much of a 402's body is read to keep its connection; a longer one is closed."""
+MAX_DISCARD_SECONDS: Final = 1.0
+"""How long; one that drips is closed after the drop that comes later."""
 
 
 class _Talk:
@@ -205,13 +208,24 @@ def _confirmed(response: httpx.Response) -> Receipt:
     return found
 
 
+class _Enough:
+    """How much of a body that nobody wants is read."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._until = time.monotonic() + MAX_DISCARD_SECONDS
+
+    def after(self, chunk: bytes) -> bool:
+        self._size += len(chunk)
+        return self._size > MAX_DISCARDED_BYTES or time.monotonic() > self._until
+
+
 def _discard(response: httpx.Response, request: httpx.Request) -> None:
     """Reads a short body to its end so that its connection can serve the next request."""
+    enough = _Enough()
     try:
-        size = 0
         for chunk in () if response.is_stream_consumed else response.iter_raw():
-            size += len(chunk)
-            if size > MAX_DISCARDED_BYTES:
+            if enough.after(chunk):
                 break
     except library_of(request).TransportError:
         pass
@@ -220,12 +234,11 @@ def _discard(response: httpx.Response, request: httpx.Request) -> None:
 
 
 async def _adiscard(response: httpx.Response, request: httpx.Request) -> None:
+    enough = _Enough()
     try:
-        size = 0
         if not response.is_stream_consumed:
             async for chunk in response.aiter_raw():
-                size += len(chunk)
-                if size > MAX_DISCARDED_BYTES:
+                if enough.after(chunk):
                     break
     except library_of(request).TransportError:
         pass

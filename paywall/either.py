@@ -6,7 +6,8 @@ it loads neither for the sake of the other, and what it makes is of the caller's
 """
 
 import sys
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
+from weakref import WeakValueDictionary
 
 import httpx
 
@@ -32,6 +33,19 @@ def library_of(request: httpx.Request) -> Library:
 def can_be_replayed(request: httpx.Request) -> bool:
     """Whether the body is there to be sent again, and does not run away while it is sent."""
     return isinstance(request.stream, library_of(request).ByteStream)
+
+
+_sent: Final[WeakValueDictionary[int, object]] = WeakValueDictionary()
+"""Bodies that ran away; a redirect comes with the same one again."""
+
+
+def is_sent_away(request: httpx.Request) -> bool:
+    """Whether this body was sent before and is gone; remembers it for the next time."""
+    if can_be_replayed(request):
+        return False
+    known = _sent.get(id(request.stream)) is request.stream
+    _sent[id(request.stream)] = request.stream
+    return known
 
 
 def with_header(request: httpx.Request, name: str, value: str) -> httpx.Request:

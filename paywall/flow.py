@@ -21,8 +21,8 @@ import httpx
 
 from paywall.asking import ApprovalNeeded
 from paywall.books import AnyPromise, Promise
-from paywall.confirmations import moved, printable, settlement
-from paywall.either import can_be_replayed, with_header
+from paywall.confirmations import moved, settlement
+from paywall.either import can_be_replayed, is_sent_away, with_header
 from paywall.offers import AnyIntent, ExactIntent, Intent
 from paywall.places import known_quote, origin_of, quote_of, remember, unlearn
 from paywall.protocol.errors import (
@@ -33,7 +33,7 @@ from paywall.protocol.errors import (
     PaymentRefused,
     Reason,
 )
-from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired
+from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired, printable
 from paywall.sending import Agreement, Flow, send
 from paywall.turns import Turn, Wait
 from paywall.wallet import Wallet
@@ -47,7 +47,8 @@ _CORRECTABLE: Final = frozenset(
 
 def pay(wallet: Wallet, request: httpx.Request) -> Flow:
     """The conversation for one request. Raises an AgentError, or the transport's own errors."""
-    promise = yield from _first_try(wallet, request)
+    # A redirect whose body is gone already is left to fail unpaid.
+    promise = None if is_sent_away(request) else (yield from _first_try(wallet, request))
     if promise is None:
         unpaid = yield request
         assert unpaid is not None

@@ -29,6 +29,9 @@ PAYMENT_REQUIRED: Final = "PAYMENT-REQUIRED"
 PAYMENT_SIGNATURE: Final = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE: Final = "PAYMENT-RESPONSE"
 
+MAX_WORD_CHARS: Final = 200
+"""How much of a stranger's words is shown."""
+
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 
@@ -193,3 +196,8 @@ def show_address(address: Address) -> str:
         digit.upper() if nibble >= "8" else digit
         for digit, nibble in zip(digits, hashed, strict=False)
     )
+
+
+def printable(text: str) -> str:
+    """A stranger's words, fit for a log and an exception: one short line without controls."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_WORD_CHARS])
