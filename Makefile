@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+NODE := tests/interop/node
+NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
 .PHONY: demo test check soak adversary bench fuzz cases install clean redis
 
@@ -15,6 +17,10 @@ check: $(VENV)/.development       ## format, lint, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+.PHONY: interop node
+interop: $(VENV)/.development $(NODE_PACKAGES) ## we and the official SDKs, in Python and TypeScript: the matrix
+	@$(BIN)/python -m pytest tests/interop/*.py $(NODE) $(ARGS)
 
 soak: $(VENV)/.development redis  ## many workers, agents and faults on one Redis; every unit accounted for
 	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
@@ -41,6 +47,15 @@ redis:                            ## redis-server, for the tests: installed wher
 		elif command -v brew >/dev/null; then brew install --quiet redis; fi; } || true
 	@command -v redis-server >/dev/null \
 		|| { echo "the tests need redis-server: apt install redis-server, or brew install redis" >&2; exit 2; }
+
+node:                             ## Node and npm, for `make interop` alone
+	@command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' \
+		|| { echo "make interop needs Node 20 or newer with npm: https://nodejs.org" >&2; exit 2; }
+
+$(NODE_PACKAGES): $(NODE)/package.json | node
+	@echo "installing npm packages into $(NODE)/node_modules …"
+	@npm install --silent --prefix $(NODE)
+	@touch $@
 
 clean:                            ## removes what the other targets made
 	rm -rf $(VENV) .bench .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,5 +1,6 @@
 """Facilitators for tests: ours and the official one, each over HTTP, and servers that use them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from x402.schemas import PaymentPayload, PaymentRequirements
 
 from helpers.chain import ASSET, NETWORK, new_address
 from helpers.official import OfficialPayer, OfficialServer
-from helpers.servers import Counted, Provider, _api, served
+from helpers.servers import SLOW_SECONDS, Counted, Provider, api, served
 from paywall import Node, Paywall, open_store
 from paywall.chain.devnet import Devnet
 from paywall.chain.facilitator import Facilitator
@@ -81,6 +82,16 @@ class Shop(OfficialServer):
 @contextmanager
 def official_shop(devnet: Devnet, own_authorizer: bool = False) -> Iterator[Shop]:
     """The official server under uvicorn, and our facilitator under another."""
+    with (
+        served(our_app(devnet, api_keys=[API_KEY])) as facilitator_url,
+        official_shop_by(facilitator_url, own_authorizer) as shop,
+    ):
+        yield shop
+
+
+@contextmanager
+def official_shop_by(facilitator_url: str, own_authorizer: bool = False) -> Iterator[Shop]:
+    """The official server under uvicorn, with a facilitator that runs already."""
     receiver = show_address(new_address())
     signer = LocalAuthorizerSigner(Account.create()) if own_authorizer else None
     scheme = BatchSettlementServerScheme(
@@ -89,10 +100,9 @@ def official_shop(devnet: Devnet, own_authorizer: bool = False) -> Iterator[Shop
             storage=InMemoryChannelStorage(), receiver_authorizer_signer=signer
         ),
     )
-    with served(our_app(devnet, api_keys=[API_KEY])) as facilitator_url:
-        app = Counted(_shop(facilitator_url, receiver, scheme))
-        with served(app) as url:
-            yield Shop(url, receiver, app, scheme, facilitator_url)
+    app = Counted(_shop(facilitator_url, receiver, scheme))
+    with served(app) as url:
+        yield Shop(url, receiver, app, scheme, facilitator_url)
 
 
 def _shop(url: str, receiver: str, scheme: BatchSettlementServerScheme) -> FastAPI:
@@ -109,6 +119,7 @@ def _shop(url: str, receiver: str, scheme: BatchSettlementServerScheme) -> FastA
     app = FastAPI(lifespan=life)
     routes = {
         "GET /item/*": {"accepts": {"scheme": scheme.scheme, **terms}},
+        "GET /slow": {"accepts": {"scheme": scheme.scheme, **terms}},
         "GET /once": {"accepts": {"scheme": "exact", **terms}},
     }
     app.add_middleware(PaymentMiddlewareASGI, routes=routes, server=server)
@@ -116,6 +127,11 @@ def _shop(url: str, receiver: str, scheme: BatchSettlementServerScheme) -> FastA
     @app.get("/item/{name}")
     async def item(name: str) -> dict[str, str]:
         return {"name": name}
+
+    @app.get("/slow")
+    async def slow() -> dict[str, bool]:
+        await asyncio.sleep(SLOW_SECONDS)
+        return {"slow": True}
 
     @app.get("/once")
     async def once() -> dict[str, bool]:
@@ -204,8 +220,8 @@ async def provider_by(
 
     store_url, receiver = f"sqlite:///{folder}/provider.db", show_address(new_address())
     paywall = Paywall(
-        _api(),
-        prices={"GET /item": "$0.001"},
+        api(),
+        prices={"GET /item": "$0.001", "GET /slow": "$0.001", "GET /once": "$0.01"},
         pay_to=receiver,
         asset=USDC.base_sepolia,
         chain=chain(),

@@ -35,6 +35,9 @@ CEILING: Final = 10_000
 WORD: Final = 100
 """What one word of a metered answer costs."""
 MIN_DEPOSIT: Final = 100_000
+ONCE_PRICE: Final = 10_000
+"""What /once costs, which may also be paid by a single transfer."""
+SLOW_SECONDS: Final = 0.02
 
 
 @contextmanager
@@ -121,10 +124,11 @@ async def provider(devnet: Devnet, folder: Path) -> AsyncIterator[Provider]:
     store_url, receiver = f"sqlite:///{folder}/provider.db", show_address(new_address())
     key = devnet.accounts[0].key
     paywall = Paywall(
-        _api(),
+        api(),
         prices={
             "GET /item": "$0.001",
             "GET /slow": "$0.001",
+            "GET /once": "$0.01",
             "GET /status/{code}": "$0.001",
             "GET /words/{count}": upto("$0.01"),
             "GET /counted/{count}": upto("$0.01"),
@@ -144,11 +148,12 @@ async def provider(devnet: Devnet, folder: Path) -> AsyncIterator[Provider]:
         await node.close()
 
 
-def _api() -> Starlette:
+def api() -> Starlette:
     return Starlette(
         routes=[
             Route("/item", _item),
             Route("/slow", _slow),
+            Route("/once", _item),
             Route("/status/{code:int}", _status),
             Route("/words/{count:int}", _words),
             Route("/counted/{count:int}", _counted),
@@ -162,7 +167,7 @@ async def _item(request: Request) -> JSONResponse:
 
 async def _slow(request: Request) -> JSONResponse:
     """Long enough for requests of the same moment to meet."""
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(SLOW_SECONDS)
     return await _item(request)
 
 
