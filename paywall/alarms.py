@@ -53,6 +53,10 @@ class MoneyLost(Alarm):
     """More was charged than the channel holds: a withdrawal was finished before a claim."""
 
 
+class DepositLost(Alarm):
+    """A request was served before its deposit was mined, and the deposit has failed."""
+
+
 class TransactionStuck(Alarm):
     """A transaction was sent and is not mined in time."""
 

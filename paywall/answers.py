@@ -110,7 +110,7 @@ def _exposed(name: str, value: str) -> Headers:
 def refusal_headers(failure: str, refusal: Refused) -> Headers:
     """The headers of a refusal that asks for no other payment; some may be tried again."""
     headers = _exposed(PAYMENT_RESPONSE, failure)
-    if refusal.reason.status == 503:
+    if refusal.reason.status in (429, 503):
         headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
     return headers
 

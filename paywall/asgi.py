@@ -37,6 +37,7 @@ from paywall.answers import (
 from paywall.chain import Chain
 from paywall.collector import collector_of
 from paywall.declared import declared_in
+from paywall.deposit_gate import DepositRules
 from paywall.exact_gate import ExactRules
 from paywall.exchange import Exchange, Payment, send_withheld
 from paywall.free import FreeExchange
@@ -48,6 +49,7 @@ from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
 from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES
 from paywall.protocol.money import USDC, Address, Asset, parse_address
+from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import Resource, show_bytes
@@ -91,6 +93,11 @@ class Paywall:
 
     Workers claim and settle beside the requests, one of them at a time, as `collect` says; None
     leaves that to `paywall claim --watch`. `alarms` is called with every `paywall.alarms.Alarm`.
+
+    A deposit is a transaction at the provider's cost: of each payer, so many an hour are made that
+    follow no use of the last one, and into so many channels. `instant_up_to` lets the first request
+    of a channel run before its deposit is mined, as long as what all workers have served so, and
+    what was lost by it, stays below this.
     """
 
     def __init__(
@@ -104,6 +111,9 @@ class Paywall:
         store: str | Store = DEFAULT_STORE,
         min_deposit: str = "$0.10",
         max_deposit: str = "$1000",
+        deposits_per_hour: int = 20,
+        channels_per_payer: int = 64,
+        instant_up_to: str | None = None,
         withdraw_delay_seconds: int = 86_400,
         schemes: Sequence[str] = SCHEMES,
         exact_minimum: str = "$0.01",
@@ -132,6 +142,11 @@ class Paywall:
             chain,
             exact=_exact_rules(schemes, asset.units(exact_minimum), settle_first),
             channels=batch.SCHEME in schemes,
+            deposits=DepositRules(
+                PayerLimits(deposits_per_hour, channels_per_payer),
+                asset.units(instant_up_to) if instant_up_to is not None else 0,
+                alarms,
+            ),
         )
         self._collector = collector_of(self.gate.store, chain, asset, collect, alarms)
         self._prices = prices or {}

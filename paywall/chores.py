@@ -30,6 +30,10 @@ class Chores:
             work.close()
         return await asyncio.shield(flight)
 
+    def runs(self, key: bytes) -> bool:
+        """Whether somebody has asked for this already and still waits."""
+        return key in self._flights
+
     def _land(self, key: bytes, flight: asyncio.Task[Any]) -> None:
         del self._flights[key]
         if not flight.cancelled() and (error := flight.exception()):
@@ -43,4 +47,5 @@ class Chores:
 
     async def close(self) -> None:
         """What was sent to the chain is recorded before we go, and what is owed is charged."""
-        await asyncio.gather(*self._behind, *self._flights.values(), return_exceptions=True)
+        while work := [*self._behind, *self._flights.values()]:
+            await asyncio.gather(*work, return_exceptions=True)

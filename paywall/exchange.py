@@ -221,7 +221,7 @@ class Exchange:
             return
         admission = self._take()
         try:
-            await self._gate.charge(admission, self.payment.close())
+            await self._gate.charge(admission, self.payment.close(), is_out=True)
         except Unavailable as error:
             log.error("a request of channel %s is to be charged: %s", self.payment.channel, error)
             self._gate.collect(admission, self.payment.charged)

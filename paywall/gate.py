@@ -15,17 +15,14 @@ from contextlib import suppress
 from functools import lru_cache
 from secrets import token_hex
 from typing import Final
-from weakref import WeakValueDictionary
-
-from msgspec.structs import replace
 
 from paywall import receipts
-from paywall.chain import Chain, Mined
+from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.clock import steady_time
+from paywall.deposit_gate import DepositRules, Deposits, Filled, has_failed
 from paywall.exact_gate import ExactGate, ExactRules, is_exact
 from paywall.mirror import PAUSES_SECONDS, Mirror
-from paywall.protocol import channel as rules
 from paywall.protocol import once
 from paywall.protocol.channel import NeedsChain, RefusedByChannel, Standing
 from paywall.protocol.errors import (
@@ -55,6 +52,7 @@ from paywall.stores import Store
 
 log = logging.getLogger("paywall.gate")
 
+_DEPOSITS: Final = DepositRules()
 _BY_CHAIN: Final = (Reason.EXCEEDS_BALANCE, Reason.CHANNEL_CLOSING)
 """What a top-up, or the end of a withdrawal, would mend without telling us."""
 
@@ -62,7 +60,8 @@ _BY_CHAIN: Final = (Reason.EXCEEDS_BALANCE, Reason.CHANNEL_CLOSING)
 class Gate:
     """One provider's terms over a store and a chain. `clock` gives Unix seconds.
 
-    `exact` says how transfers are taken, if at all; `channels` whether vouchers are.
+    `exact` says how transfers are taken, if at all; `channels` whether vouchers are, and `deposits`
+    how those of channels are.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class Gate:
         clock: Callable[[], float] = steady_time,
         exact: ExactRules | None = None,
         channels: bool = True,
+        deposits: DepositRules = _DEPOSITS,
     ) -> None:
         self.terms = terms
         self.store = store
@@ -80,7 +80,18 @@ class Gate:
         self._clock = clock
         self._chores = Chores()
         self._mirror = Mirror(store, chain, self._chores, clock)
-        self._refunds = Refunds(store, chain, self._mirror, self._chores)
+        self._deposits = Deposits(
+            terms,
+            deposits,
+            store,
+            chain,
+            self._mirror,
+            self._chores,
+            self._reserve,
+            clock,
+        )
+        payers = self._deposits.payers
+        self._refunds = Refunds(store, chain, self._mirror, self._chores, payers)
         self._channels = channels
         self._exact: ExactGate | None = None
         if exact:
@@ -88,7 +99,6 @@ class Gate:
             self._exact = ExactGate(paid, exact, store, chain, self._chores, clock)
         self._running: dict[str, bytes] = {}
         self._renewer: asyncio.Task[None] | None = None
-        self._depositing: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self.quote = lru_cache(maxsize=1024)(self._quote)
 
     async def open(self) -> None:
@@ -186,26 +196,9 @@ class Gate:
     async def _admit_deposit(
         self, payment: DepositPayment, price: int, ticket: Ticket | None
     ) -> Admission:
-        # One at a time: the first one's voucher makes the others useless, and then their deposits
-        # must not reach the chain.
-        async with self._depositing.setdefault(payment.payment.channel_id, asyncio.Lock()):
-            return await self._admit_next_deposit(payment, price, ticket)
-
-    async def _admit_next_deposit(
-        self, payment: DepositPayment, price: int, ticket: Ticket | None
-    ) -> Admission:
-        voucher, deposit = payment.payment, payment.deposit
-        if ticket:
-            await self.store.look_up(voucher.channel_id, ticket)
-        await self._rehearse(payment, price)
-        key = deposit.authorization().authorization_nonce
-        mined = await self._chores.once(key, self._deposit(payment, price))
-        request = token_hex(8)
-        standing = await self._reserve(voucher, price, request, ticket)
-        transaction = mined.transaction if mined else b""
-        return self._admitted(
-            request, price, voucher, standing, ticket, deposit.amount, transaction
-        )
+        filled = await self._deposits.admit(payment, price, ticket)
+        request, standing, amount = filled.request, filled.standing, payment.deposit.amount
+        return self._admitted(request, price, payment.payment, standing, ticket, filled, amount)
 
     def _admitted(
         self,
@@ -214,39 +207,24 @@ class Gate:
         payment: VoucherPayment,
         standing: Standing,
         ticket: Ticket | None,
+        filled: Filled | None = None,
         deposited: int = 0,
-        transaction: bytes = b"",
     ) -> Admission:
         self._running[request] = payment.channel_id
         network = self.terms.asset.network
-        return Admission(request, price, payment, standing, network, ticket, deposited, transaction)
-
-    async def _deposit(self, payment: DepositPayment, price: int) -> Mined | None:
-        """Puts a deposit on chain and records it, also if nobody waits for it any more."""
-        voucher = payment.payment
-        mined = await self.chain.deposit(payment.deposit)
-        evidence = voucher.voucher.amount - price
-        block, deposited = (mined.block, payment.deposit.amount) if mined else (0, 0)
-        await self._mirror.observe(voucher, evidence, block, deposited)
-        return mined
-
-    async def _rehearse(self, payment: DepositPayment, price: int) -> None:
-        """Refuses, before anything is put on chain, a voucher that its deposit would not save."""
-        voucher, deposit = payment.payment, payment.deposit
-        known = await self.store.channel(voucher.channel_id)
-        chain = await self._mirror.state(voucher.channel_id, known.chain.block if known else 0)
-        filled = replace(chain, balance=chain.balance + deposit.amount)
-        if known:
-            then = rules.observe(known, filled)
-        else:
-            evidence = max(0, voucher.voucher.amount - price) if chain.balance else 0
-            network = self.terms.asset.network
-            then = rules.open_channel(voucher.channel_id, network, voucher.config, filled, evidence)
-        now_ms = int(self._clock() * 1000)
-        try:
-            rules.reserve(then, voucher.voucher, price, "", now_ms)
-        except NeedsChain as error:
-            raise ChainUnavailable("the chain's word on this channel is too old") from error
+        if filled is None:
+            return Admission(request, price, payment, standing, network, ticket)
+        return Admission(
+            request,
+            price,
+            payment,
+            standing,
+            network,
+            ticket,
+            deposited,
+            filled.transaction,
+            filled.funding,
+        )
 
     async def _reserve(
         self, payment: VoucherPayment, price: int, request: str, ticket: Ticket | None
@@ -256,7 +234,12 @@ class Gate:
         except NeedsChain:
             await self._mirror.observe(payment, payment.voucher.amount - price)
         except RefusedByChannel as refusal:
-            if refusal.reason not in _BY_CHAIN or not self._mirror.is_old(refusal.channel.chain):
+            if refusal.reason not in _BY_CHAIN:
+                raise
+            if refusal.channel.is_unmined:
+                if not await self._deposits.mined(payment.channel_id):
+                    raise Refused(Reason.DEPOSIT_UNDER_WAY) from None
+            elif not self._mirror.is_old(refusal.channel.chain):
                 raise
             await self._mirror.observe(payment, 0)
         try:
@@ -276,14 +259,19 @@ class Gate:
 
     # -- Ending ----------------------------------------------------------------------------------
 
-    async def charge(self, admission: Admitted, amount: int, answer: Answer | None = None) -> str:
+    async def charge(
+        self, admission: Admitted, amount: int, answer: Answer | None = None, is_out: bool = False
+    ) -> str:
         """Charges a served request and returns its receipt. Raises HoldLost or Unavailable.
 
         `answer` is kept for a client that loses it, when its payment has an id. A transfer may
-        fail even now: Refused.
+        fail even now, and so may a deposit that was trusted, unless the answer `is_out`: Refused.
         """
         if isinstance(admission, ExactAdmission):
             return await self._transfers.charge(admission, amount, answer)
+        if has_failed(admission.funding) and not is_out:
+            await self.release(admission)
+            raise Refused(Reason.DEPOSIT_FAILED)
         channel_id, ticket = admission.payment.channel_id, admission.ticket
         kept = once.encode_answer(answer) if answer and ticket else b""
         try:
@@ -305,7 +293,7 @@ class Gate:
         self._running.pop(admission.request, None)
         channel_id, standing = admission.payment.channel_id, admission.standing
         await self.store.release(channel_id, admission.request, admission.ticket)
-        if not admission.deposited:
+        if not admission.deposited or has_failed(admission.funding):
             return None
         return receipts.paid(admission, standing.chain, 0, standing.charged)
 
@@ -350,7 +338,7 @@ class Gate:
         for pause_seconds in PAUSES_SECONDS:
             await asyncio.sleep(pause_seconds)
             try:
-                await self.charge(admission, amount)
+                await self.charge(admission, amount, is_out=True)
                 return
             except Unavailable:
                 continue
@@ -369,6 +357,7 @@ class Gate:
                     await self.store.renew(held)
                 if self._exact:
                     await self._exact.renew()
+                await self._deposits.review()
             except Unavailable as error:
                 log.warning("holds of running requests not renewed: %s", error)
             except Exception:  # a renewer that dies would drop everybody's holds

@@ -11,6 +11,7 @@ from paywall.protocol.eip712 import word
 from paywall.protocol.errors import ChainUnavailable, Reason, Refused
 from paywall.protocol.schemes.batch import VoucherPayment
 from paywall.stores import Store
+from paywall.strangers import Strangers
 
 REREAD_MS: Final = 5_000
 """A reading that is older than this is taken again before the chain's word decides a refusal."""
@@ -28,6 +29,7 @@ class Mirror:
         self._chain = chain
         self._chores = chores
         self._clock = clock
+        self.strangers = Strangers(clock)
 
     def is_old(self, chain: ChainState) -> bool:
         return self._clock() * 1000 - chain.read_at_ms >= REREAD_MS
@@ -40,13 +42,19 @@ class Mirror:
         `evidence` is what the payer's own signature implies was charged, for a store that knows
         nothing. It means nothing where all that the channel holds was `deposited` just now: then a
         first payment was signed that never came here. Raises Refused when there is no such
-        channel, and ChainUnavailable.
+        channel, or too many others were looked for, and ChainUnavailable.
         """
+        known = await self._store.channel(payment.channel_id) is not None
+        reading = _reading(payment.channel_id, block)
+        if not known and not deposited and not self._chores.runs(reading):
+            self.strangers.look_for(payment.channel_id)
         chain = await self.state(payment.channel_id, block)
         if chain.balance == deposited and not chain.claimed:
             evidence = 0
-        if chain.balance == 0 and await self._store.channel(payment.channel_id) is None:
+        if chain.balance == 0 and not known:
+            self.strangers.absent(payment.channel_id)
             raise Refused(Reason.CHANNEL_NOT_FOUND)  # strangers' inventions are not written down
+        self.strangers.present(payment.channel_id)
         channel = await self._store.record(
             payment.channel_id, self._chain.network, payment.config, chain, max(0, evidence)
         )
@@ -55,14 +63,16 @@ class Mirror:
         return channel
 
     async def refresh(self, payment: VoucherPayment) -> None:
-        """Makes sure that the store's record is a fresh one."""
+        """Makes sure that the store's record is a fresh one. Raises Refused or ChainUnavailable."""
         known = await self._store.channel(payment.channel_id)
+        if known and known.is_unmined:
+            raise Refused(Reason.DEPOSIT_UNDER_WAY)
         if known is None or self.is_old(known.chain):
             await self.observe(payment, payment.voucher.amount)
 
     async def state(self, channel_id: bytes, block: int) -> ChainState:
         """The channel as of `block` or later, read once for all who ask now."""
-        return await self._chores.once(channel_id + word(block), self.read(channel_id, block))
+        return await self._chores.once(_reading(channel_id, block), self.read(channel_id, block))
 
     async def read(self, channel_id: bytes, block: int) -> ChainState:
         """The channel as of `block` or later: an RPC behind a balancer may lag behind itself."""
@@ -72,3 +82,7 @@ class Mirror:
                 return chain
             await asyncio.sleep(pause_seconds)
         raise ChainUnavailable(f"the chain's view stays behind block {block}")
+
+
+def _reading(channel_id: bytes, block: int) -> bytes:
+    return channel_id + word(block)

@@ -10,7 +10,9 @@ Source: batch-settlement EVM specification, "Payment Response Contract".
 from dataclasses import dataclass
 
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
+from paywall.deposit_gate import Funding
 from paywall.protocol.channel import ChainState, Channel, Standing
 from paywall.protocol.errors import Refused
 from paywall.protocol.money import ZERO_ADDRESS, Address
@@ -38,7 +40,10 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Admission:
-    """A request that may be served: its hold, and what the chain has taken for it."""
+    """A request that may be served: its hold, and what the chain has taken for it.
+
+    With `funding`, what the chain is to take is on its way.
+    """
 
     request: str
     price: int
@@ -48,6 +53,7 @@ class Admission:
     ticket: Ticket | None = None
     deposited: int = 0
     transaction: bytes = b""
+    funding: Funding | None = None
 
     @property
     def payer(self) -> Address:
@@ -125,6 +131,10 @@ def paid(admission: Admission, chain: ChainState, amount: int, total: int) -> st
     """`amount` was charged, and `total` in all."""
     payment = admission.payment
     named = total_is_named(admission, amount, total)
+    if (
+        admission.funding and chain.block == 0
+    ):  # the payer counts on all of its deposit, and so do we
+        chain = replace(chain, balance=admission.deposited)
     return _deposit_or_voucher(
         show_address(payment.config.payer),
         admission.network,

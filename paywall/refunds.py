@@ -13,6 +13,7 @@ from paywall import receipts
 from paywall.chain import Chain, Mined
 from paywall.chores import Chores
 from paywall.mirror import Mirror
+from paywall.payers import Payers
 from paywall.protocol.channel import Channel, RefusedByChannel
 from paywall.protocol.errors import ChainUnavailable, Refused, Reverted
 from paywall.protocol.schemes.batch import RefundPayment, VoucherPayment
@@ -30,11 +31,14 @@ class Refunded:
 class Refunds:
     """Makes the refunds that payers ask for."""
 
-    def __init__(self, store: Store, chain: Chain, mirror: Mirror, chores: Chores) -> None:
+    def __init__(
+        self, store: Store, chain: Chain, mirror: Mirror, chores: Chores, payers: Payers
+    ) -> None:
         self._store = store
         self._chain = chain
         self._mirror = mirror
         self._chores = chores
+        self._payers = payers
 
     async def make(self, wish: RefundPayment) -> Refunded:
         """Raises Refused (also RefusedByChannel), or Unavailable: then nothing went back yet."""
@@ -47,6 +51,11 @@ class Refunds:
         except RefusedByChannel as refusal:
             raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
         assert before.refunding is not None
+        try:
+            await self._payers.refunds(payment.config.payer)
+        except BaseException:
+            await self._store.end_refund(payment.channel_id, None)
+            raise
         amount = before.refunding.amount
         # In a task of its own: a payer that hangs up does not leave the refund unrecorded.
         mined, after = await self._chores.once(

@@ -757,13 +757,13 @@ async def test_case_12_a_store_that_fails_at_any_step_never_serves_for_nothing_n
     await house.wall.close()
 
 
-def test_transfers_need_a_store_that_can_keep_slips() -> None:
+def test_a_provider_needs_a_store_that_can_keep_slips() -> None:
     class Elsewhere:
         pass
 
-    with pytest.raises(ConfigurationError, match="keeps no payments of the scheme exact"):
-        provider(answering(), store=Elsewhere())  # type: ignore[arg-type]
-    provider(answering(), store=Elsewhere(), schemes=("batch-settlement",))
+    for schemes in (("exact",), ("batch-settlement",)):
+        with pytest.raises(ConfigurationError, match="keeps no slips"):
+            provider(answering(), store=Elsewhere(), schemes=schemes)
 
 
 async def test_slips_live_in_a_file_too(tmp_path: Path, house: Shop) -> None:

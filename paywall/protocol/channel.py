@@ -135,6 +135,14 @@ class Channel(msgspec.Struct, frozen=True):
         return self.chain.claimed
 
     @property
+    def is_unmined(self) -> bool:
+        """Whether its balance is the owner's trust and not the chain's word.
+
+        No block has confirmed its deposit; any reading of the chain takes its place.
+        """
+        return self.chain.block == 0
+
+    @property
     def signed(self) -> int:
         """The highest total that the payer has promised."""
         return self.voucher.amount if self.voucher else self.charged

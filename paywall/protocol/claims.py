@@ -109,7 +109,7 @@ class Situation:
 
 def plan(channels: Iterable[Channel], policy: ClaimPolicy, situation: Situation) -> Plan:
     """What to claim of these channels now, and why the others wait."""
-    owing = [_collectable(channel) for channel in channels if channel.voucher]
+    owing = [_collectable(channel) for channel in channels if _can_be_claimed(channel)]
     owing = [channel for channel in owing if channel.unclaimed > 0]
     risks = risks_of(owing)
     why = {c.channel_id: _why(c, policy, situation, risks) for c in owing}
@@ -153,7 +153,7 @@ def claimable_total(channel: Channel) -> int:
 
 def batches(channels: Iterable[Channel], min_amount: int = 1) -> list[Batch]:
     """Batches of every channel that owes at least `min_amount`, the largest sums first."""
-    owing = (_collectable(channel) for channel in channels if channel.voucher)
+    owing = (_collectable(channel) for channel in channels if _can_be_claimed(channel))
     due = [channel for channel in owing if channel.unclaimed >= min_amount]
     return sorted(_chunks(due, {}), key=lambda batch: -batch.amount)
 
@@ -230,6 +230,11 @@ def _chunks(channels: Sequence[Channel], why: Mapping[bytes, Why]) -> list[Batch
             for at in range(0, len(rows), MAX_CLAIM_ROWS)
         ]
     return chunks
+
+
+def _can_be_claimed(channel: Channel) -> bool:
+    """Whether there is a signature to show, and a deposit on chain to take it from."""
+    return channel.voucher is not None and not channel.is_unmined
 
 
 def _collectable(channel: Channel) -> Channel:

@@ -112,6 +112,26 @@ class Reason(Enum):
         402,
         "The deposit was refused by the chain.",
     )
+    DEPOSIT_UNDER_WAY = (
+        "deposit_under_way",
+        503,
+        "The channel's deposit is not mined yet: send the same payment again in a moment.",
+    )
+    TOO_MANY_DEPOSITS = (
+        "too_many_deposits",
+        429,
+        "This payer fills or empties channels too often without using them: try again later.",
+    )
+    TOO_MANY_CHANNELS = (
+        "too_many_channels",
+        429,
+        "This payer has too many channels here: use one of them, or have one refunded.",
+    )
+    TOO_MANY_STRANGERS = (
+        "too_many_unknown_channels",
+        503,
+        "Too many unknown channels are asked for: send the same payment again in a moment.",
+    )
     PAYER_BALANCE = (_EVM + "insufficient_balance", 402, "The payer has too little of the token.")
     CHANNEL_NOT_FOUND = (_EVM + "channel_not_found", 402, "No funded channel has this id.")
     CUMULATIVE_MISMATCH = (

@@ -62,6 +62,20 @@ RETRY_AFTER_SECONDS: Final = 2
 CHAIN_TIMEOUT_SECONDS: Final = 60
 STORE_BUSY_SECONDS: Final = 10
 
+# -- Deposits ------------------------------------------------------------------------------------
+TURN_WAIT_SECONDS: Final = 10
+"""How long a request waits for another worker's deposit into the same channel."""
+BET_LOOK_SECONDS: Final = 180
+"""After how long others look after a request that was served before its deposit was mined."""
+STRANGER_READS_PER_SECOND: Final = 20
+"""Readings of the chain for channels that nobody knows: a signature under one costs nothing."""
+STRANGER_READS_AT_ONCE: Final = 100
+STRANGER_SECONDS: Final = 5
+"""How long a channel that is not there is not looked for again."""
+MAX_STRANGERS: Final = 4096
+PAYER_SECONDS: Final = 30 * 24 * 3600
+"""How long a payer's channels are counted after its last deposit."""
+
 # -- Exactly once --------------------------------------------------------------------------------
 ANSWER_SECONDS: Final = 300
 """How long the answer to a paid request is kept for a client that lost it."""
@@ -85,6 +99,7 @@ assert 2 * HOLD_RENEW_SECONDS < HOLD_SECONDS, "one missed renewal must not drop 
 assert len(str(UINT128_MAX)) == MAX_AMOUNT_DIGITS
 assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive its transactions"
 assert MIN_WITHDRAW_DELAY_SECONDS > REFUND_HOLD_SECONDS + HOLD_SECONDS
+assert BET_LOOK_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a deposit must have had its time"
 assert DEFAULT_TIMEOUT_SECONDS <= MAX_AUTHORIZATION_SECONDS
 assert ANSWER_SECONDS > HOLD_SECONDS, "an entry must outlive the hold that it recognises"
 assert SLIP_MARGIN_SECONDS > HOLD_SECONDS + MAX_CLOCK_SKEW_SECONDS, "nothing is forgotten in hand"

@@ -32,6 +32,22 @@ class Slips(Protocol):
         """Writes `after` (None: drops it) if `before` is there; returns what is there now."""
 
 
+async def change(
+    slips: Slips, key: bytes, rule: Callable[[bytes | None, int], bytes | None], ttl_ms: int
+) -> bytes | None:
+    """Puts what a pure rule makes of (what is there, now in ms) in its place, and returns it.
+
+    Whoever loses a race decides again. What the rule raises is raised, and nothing has changed.
+    """
+    before, now_ms = await slips.read(key)
+    while (after := rule(before, now_ms)) != before:
+        found, now_ms = await slips.swap(key, before, after, ttl_ms)
+        if found == after:
+            break
+        before = found
+    return after
+
+
 def slips_of(store: Store) -> Slips:
     """The slips of a store. Raises ConfigurationError for one that cannot keep any."""
     if isinstance(store, RuleStore):
@@ -42,8 +58,8 @@ def slips_of(store: Store) -> Slips:
     slips = open_redis(store)
     if slips is None:
         raise ConfigurationError(
-            f"{type(store).__name__} keeps no payments of the scheme exact: "
-            'offer schemes=("batch-settlement",) alone'
+            f"{type(store).__name__} keeps no slips, the small records beside channels:"
+            " deposits and payments of the scheme exact need them"
         )
     return slips
 

@@ -1,0 +1,260 @@
+"""The deposit that comes with a first request, or tops a channel up: put on chain, then counted.
+
+    turn -- rehearsed -- counted -- on chain, recorded -- voucher reserved -- turn over
+
+A deposit is made in the turn of its channel (`paywall.deposit_turns`), so that no other worker
+makes one meanwhile, and only when it would save its voucher. It goes on although nobody waits for
+it any more: what was sent must be recorded. What it does not know: HTTP, and how a request ends.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Final
+
+from msgspec.structs import replace
+
+from paywall.alarms import Board, Listener, to_log
+from paywall.chain import Chain, Mined
+from paywall.chores import Chores
+from paywall.deposit_turns import Turns
+from paywall.instant import Instant
+from paywall.mirror import PAUSES_SECONDS, Mirror
+from paywall.payers import Payers
+from paywall.protocol import channel as rules
+from paywall.protocol.channel import ChainState, Channel, NeedsChain, Standing
+from paywall.protocol.errors import (
+    ChainUnavailable,
+    ConfigurationError,
+    PaymentError,
+    Refused,
+    TransactionPending,
+    Unavailable,
+)
+from paywall.protocol.once import AnsweredBefore, Ticket
+from paywall.protocol.payers import PayerLimits
+from paywall.protocol.schemes.batch import BatchTerms, DepositPayment, VoucherPayment
+from paywall.stores import Store
+
+log = logging.getLogger("paywall.gate")
+
+Reserve = Callable[[VoucherPayment, int, str, Ticket | None], Awaitable[Standing]]
+_LIMITS: Final = PayerLimits()
+
+Funding = asyncio.Task[Mined | None]
+
+
+@dataclass(frozen=True, slots=True)
+class DepositRules:
+    """How an owner takes deposits. `instant_up_to` is what may be served, in all and in atomic
+
+    units, before the deposits that pay for it are mined; zero waits for every deposit.
+    """
+
+    limits: PayerLimits = _LIMITS
+    instant_up_to: int = 0
+    alarms: Listener = to_log
+
+    def __post_init__(self) -> None:
+        if self.instant_up_to < 0:
+            raise ConfigurationError("instant_up_to cannot be negative")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filled:
+    """What a deposit's request goes on with; with `funding`, its deposit is not mined yet."""
+
+    request: str
+    standing: Standing
+    transaction: bytes = b""
+    funding: Funding | None = None
+
+
+class Deposits:
+    """The deposits of one provider. `reserve` admits a voucher; `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        terms: BatchTerms,
+        how: DepositRules,
+        store: Store,
+        chain: Chain,
+        mirror: Mirror,
+        chores: Chores,
+        reserve: Reserve,
+        clock: Callable[[], float],
+    ) -> None:
+        self._terms = terms
+        self._store = store
+        self._chain = chain
+        self._mirror = mirror
+        self._chores = chores
+        self._reserve = reserve
+        self._clock = clock
+        self._turns = Turns(store)
+        self.payers = Payers(how.limits, terms.asset.network, store)
+        self._instant: Instant | None = None
+        if how.instant_up_to:
+            board = Board(how.alarms)
+            up_to, asset = how.instant_up_to, terms.asset
+            self._instant = Instant(up_to, asset, store, chain, mirror, board, clock)
+
+    async def admit(self, payment: DepositPayment, price: int, ticket: Ticket | None) -> Filled:
+        """Makes the deposit and lets its request in. Raises Refused or Unavailable."""
+        admitted: asyncio.Future[Filled] = asyncio.get_running_loop().create_future()
+        self._chores.behind(self._take_in(payment, price, ticket, admitted))
+        try:
+            return await asyncio.shield(admitted)
+        except asyncio.CancelledError:
+            self._chores.behind(self._forsake(payment, ticket, admitted))
+            raise
+
+    async def mined(self, channel_id: bytes) -> bool:
+        """Waits a while until the deposit of a channel is decided; False when it is not."""
+        return await self._turns.over(channel_id)
+
+    async def review(self) -> None:
+        """Looks after what was served on trust and never closed. Raises Unavailable."""
+        if self._instant:
+            await self._instant.review()
+
+    # -- In the turn of its channel --------------------------------------------------------------
+
+    async def _take_in(
+        self,
+        payment: DepositPayment,
+        price: int,
+        ticket: Ticket | None,
+        admitted: "asyncio.Future[Filled]",
+    ) -> None:
+        try:
+            async with self._turns.of(payment.payment.channel_id):
+                await self._in_turn(payment, price, ticket, admitted)
+        except BaseException as error:
+            if not admitted.done():
+                admitted.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _in_turn(
+        self,
+        payment: DepositPayment,
+        price: int,
+        ticket: Ticket | None,
+        admitted: "asyncio.Future[Filled]",
+    ) -> None:
+        voucher = payment.payment
+        if ticket:
+            await self._store.look_up(voucher.channel_id, ticket)
+        known = await self._store.channel(voucher.channel_id)
+        chain = await self._rehearse(known, payment, price)
+        enough = max(price, self._terms.min_deposit // 2)
+        is_needed = known is not None and known.remaining < enough
+        await self.payers.deposits(voucher.config.payer, voucher.channel_id, is_needed)
+        if self._instant and await self._instant.book(payment, price, chain):
+            await self._on_trust(self._instant, payment, price, ticket, admitted)
+            return
+        mined = await self._make(payment, price)
+        request = token_hex(8)
+        standing = await self._reserve(voucher, price, request, ticket)
+        admitted.set_result(Filled(request, standing, mined.transaction if mined else b""))
+
+    async def _rehearse(
+        self, known: Channel | None, payment: DepositPayment, price: int
+    ) -> ChainState:
+        """Refuses, before anything is put on chain, a voucher that its deposit would not save."""
+        voucher, deposit = payment.payment, payment.deposit
+        if known is None:
+            self._mirror.strangers.knock()
+        chain = await self._mirror.state(voucher.channel_id, known.chain.block if known else 0)
+        filled = replace(chain, balance=chain.balance + deposit.amount)
+        if known:
+            then = rules.observe(known, filled)
+        else:
+            evidence = max(0, voucher.voucher.amount - price) if chain.balance else 0
+            network = self._terms.asset.network
+            then = rules.open_channel(voucher.channel_id, network, voucher.config, filled, evidence)
+        try:
+            rules.reserve(then, voucher.voucher, price, "", int(self._clock() * 1000))
+        except NeedsChain as error:
+            raise ChainUnavailable("the chain's word on this channel is too old") from error
+        return chain
+
+    async def _make(self, payment: DepositPayment, price: int) -> Mined | None:
+        """Puts a deposit on chain and records it."""
+        voucher = payment.payment
+        mined = await self._chain.deposit(payment.deposit)
+        self._mirror.strangers.present(voucher.channel_id)
+        evidence = voucher.voucher.amount - price
+        block, deposited = (mined.block, payment.deposit.amount) if mined else (0, 0)
+        await self._mirror.observe(voucher, evidence, block, deposited)
+        return mined
+
+    async def _forsake(
+        self,
+        payment: DepositPayment,
+        ticket: Ticket | None,
+        admitted: "asyncio.Future[Filled]",
+    ) -> None:
+        """Lets a request go whose client did not wait for its deposit."""
+        with suppress(PaymentError, AnsweredBefore):
+            filled = await admitted
+            await self._store.release(payment.payment.channel_id, filled.request, ticket)
+
+    # -- On trust --------------------------------------------------------------------------------
+
+    async def _on_trust(
+        self,
+        instant: Instant,
+        payment: DepositPayment,
+        price: int,
+        ticket: Ticket | None,
+        admitted: "asyncio.Future[Filled]",
+    ) -> None:
+        """Lets the request in and makes its deposit meanwhile. The turn lasts until both are known:
+
+        other requests of the channel wait for it.
+        """
+        voucher, request = payment.payment, token_hex(8)
+        try:
+            await instant.trust(payment, price)
+            standing = await self._reserve(voucher, price, request, ticket)
+        except BaseException:
+            self._chores.behind(self._close(instant, voucher.channel_id, False))
+            raise
+        funding = asyncio.create_task(self._patiently(payment, price))
+        admitted.set_result(Filled(request, standing, funding=funding))
+        await asyncio.wait([funding])
+        error = funding.exception()
+        if error:
+            log.warning("a deposit that was trusted is not there: %s", error)
+        if error is None or isinstance(error, Refused):
+            await self._close(instant, voucher.channel_id, error is None)
+        if isinstance(error, TransactionPending):
+            raise error
+
+    async def _patiently(self, payment: DepositPayment, price: int) -> Mined | None:
+        """Tries for a while to make a deposit whose request is served already."""
+        for pause_seconds in PAUSES_SECONDS:
+            try:
+                return await self._make(payment, price)
+            except Unavailable as error:
+                log.warning("a trusted deposit is tried again: %s", error)
+                await asyncio.sleep(pause_seconds)
+        return await self._make(payment, price)
+
+    async def _close(self, instant: Instant, channel_id: bytes, mined: bool) -> None:
+        try:
+            await (instant.mined(channel_id) if mined else instant.failed(channel_id))
+        except Unavailable as error:  # it stays counted until a review finds it
+            log.warning("the books on a trusted deposit are closed later: %s", error)
+
+
+def has_failed(funding: Funding | None) -> bool:
+    """Whether it is known by now that a deposit will not be there."""
+    if funding is None or not funding.done():
+        return False
+    return funding.exception() is not None

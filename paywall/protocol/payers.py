@@ -1,0 +1,73 @@
+"""How much of our gas one payer may use: a rate of errands, and a number of funded channels. Pure.
+
+A deposit and a refund are transactions at the provider's cost, so a payer that fills and empties
+channels without buying anything is a drain. What counts is therefore what brings nothing: the first
+deposit into a channel, one into a channel that still has enough, and every refund. A top-up of what
+was used up is a sale, and never counted.
+
+The rate is the generic cell rate algorithm: one number, the time at which the payer would be back
+to a clean slate. Source: ITU-T I.371, "Generic cell rate algorithm".
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from paywall.protocol.errors import ConfigurationError, Reason, Refused
+
+HOUR_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class PayerLimits:
+    """For each payer: errands an hour (all of them at once, if it likes), and funded channels."""
+
+    errands_per_hour: int = 20
+    channels: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.errands_per_hour <= 100_000 or not 0 < self.channels <= 1000:
+            raise ConfigurationError(
+                "a payer needs at least one deposit an hour and one channel;"
+                " at most 100000 and 1000 are counted"
+            )
+
+
+class Account(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of a payer. Append fields, never insert."""
+
+    clean_at_ms: int = 0
+    channels: tuple[bytes, ...] = ()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Account).decode
+
+
+def encode(account: Account) -> bytes:
+    return _encode(account)
+
+
+def decode(data: bytes | None) -> Account:
+    return Account() if data is None else _decode(data)
+
+
+def counted(account: Account, limits: PayerLimits, now_ms: int) -> Account:
+    """With one errand more. Raises Refused when there were too many."""
+    each_ms = HOUR_MS // limits.errands_per_hour
+    clean_at_ms = max(account.clean_at_ms, now_ms) + each_ms
+    if clean_at_ms - now_ms > each_ms * limits.errands_per_hour:
+        raise Refused(Reason.TOO_MANY_DEPOSITS)
+    return msgspec.structs.replace(account, clean_at_ms=clean_at_ms)
+
+
+def is_full(account: Account, channel_id: bytes, limits: PayerLimits) -> bool:
+    """Whether this would be a channel too many, unless others are closed by now."""
+    return channel_id not in account.channels and len(account.channels) >= limits.channels
+
+
+def with_channel(account: Account, channel_id: bytes, closed: frozenset[bytes]) -> Account:
+    """With a channel more, and without those that are closed."""
+    others = (other for other in account.channels if other not in closed and other != channel_id)
+    return msgspec.structs.replace(account, channels=(*others, channel_id))
