@@ -31,12 +31,9 @@ def open_keystore(path: str | Path, password: Password | None = None) -> LocalKe
     """The key in an encrypted file. Raises ConfigurationError, which shows neither of the two."""
     try:
         with Path(path).open("rb") as file:
-            stored = json.loads(file.read(MAX_KEYSTORE_BYTES))
+            found = _decrypted(file.read(MAX_KEYSTORE_BYTES), _said(password))
     except OSError as error:
         raise ConfigurationError(f"the key file {path}: {error.strerror}") from error
-    except ValueError:
-        raise ConfigurationError(f"the key file {path} is not an encrypted key") from None
-    found = _decrypted(stored, _said(password))
     password = None  # a trace that shows variables must not show this one
     if isinstance(found, str):
         raise ConfigurationError(f"the key file {path}: {found}")
@@ -79,11 +76,10 @@ def _said(password: Password | None) -> str:
     return password if isinstance(password, str) else password()
 
 
-def _decrypted(stored: object, password: str) -> LocalKey | str:
+def _decrypted(text: bytes, password: str) -> LocalKey | str:
     """The key, or why there is none: what strange contents lead to may quote them."""
-    if not isinstance(stored, dict):
-        return "it is not an encrypted key"
     try:
+        stored = json.loads(text)
         return local_key(decode_keyfile_json(stored, password.encode()))
     except ValueError as error:
         wrong = "MAC mismatch" in str(error)

@@ -78,6 +78,9 @@ class Wallet:
     Raises ConfigurationError when a key, an amount or the state cannot be used.
     """
 
+    address: str = ""
+    """The payer, in hex."""
+
     def __init__(
         self,
         key: str | bytes | Signer | None = None,

@@ -100,6 +100,8 @@ class FileRows:
 
     def commit(self, rows: dict[str, bytes | None], entries: Sequence[tuple[float, bytes]]) -> None:
         kept = [(key, value) for key, value in rows.items() if value is not None]
+        if not self._db.in_transaction:  # a full disk may have ended it
+            raise StoreUnavailable(f"the wallet file {self._path}: the change was given up")
         with self._reported():
             self._db.executemany("INSERT OR REPLACE INTO row VALUES (?,?)", kept)
             if len(kept) < len(rows):
@@ -117,7 +119,7 @@ class FileRows:
             self._db.execute("DELETE FROM history WHERE number <= ?", (oldest,))
 
     def rollback(self) -> None:
-        if self._db.in_transaction:  # a full disk may have ended it already
+        if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     def flush(self) -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from paywall.budget import Spending
 from paywall.policy import MAX_HISTORY_ENTRIES
+from paywall.protocol.errors import ConfigurationError
 from paywall.walletfile import FileRows
 from paywall.walletrows import Account, Entry, InFlight, KnownQuote, Rows, SignedTransfer
 
@@ -285,6 +286,13 @@ def open_state(
     text = str(where)
     if "://" not in text:
         return WalletState(FileRows(text, max_history), clock)
-    module = import_module("paywall.walletredis")
+    try:
+        module = import_module("paywall.walletredis")
+    except ModuleNotFoundError as error:
+        if error.name not in ("redis", "hiredis"):
+            raise
+        raise ConfigurationError(
+            "a wallet in Redis needs a package more: pip install 'paywall[redis]'"
+        ) from error
     rows: Rows = module.open_rows(text, max_history)
     return WalletState(rows, clock)
