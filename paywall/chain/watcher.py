@@ -3,8 +3,9 @@
 A *look* reads the log from the cursor to the newest block, and the last `depth_blocks` before it
 once more, because a reorganisation may have put other lines there. A line is never believed: it
 only says which channel to read anew, and what is read is recorded. So a line that is read twice
-does nothing, and one that has vanished is reason to read its channel again. The cursor moves after
-the records are written: who comes after a crash reads the same lines again.
+does nothing, and one that has vanished is reason to read its channel again. Who did not look last
+does not know which lines have vanished, and reads every channel that was read in those blocks. The
+cursor moves after the records are written: who comes after a crash reads the same lines again.
 
 Where the gap is too wide to be read line by line, and at the very first look, every channel with
 money in it is read instead. An endpoint that hides lines does not hide a withdrawal for long: a
@@ -73,6 +74,7 @@ class Watcher:
         self._again: dict[bytes, int] = {}
         """Channels to be read again, until a reading is of this block or later."""
         self._head = (0, 0.0)
+        self._cursor_left: Cursor | None = None
 
     async def look(self, desk: Desk) -> None:
         """Records every channel of which the log tells something new. Raises ChainUnavailable."""
@@ -116,20 +118,25 @@ class Watcher:
         else:
             await self._read_log(desk, cursor, head)
         await self._refresh(desk, dict.fromkeys([*self._again, *await desk.withdrawing()]))
-        await desk.put_cursor(self._cursor(head.number))
+        await self._move(desk, head.number)
 
-    def _cursor(self, block: int) -> Cursor:
-        return Cursor(block, int(self._clock() * 1000))
+    async def _move(self, desk: Desk, block: int) -> None:
+        cursor = Cursor(block, int(self._clock() * 1000))
+        await desk.put_cursor(cursor)
+        self._cursor_left = cursor
 
     async def _read_log(self, desk: Desk, cursor: Cursor, head: Head) -> None:
         first = max(0, min(cursor.block, head.number) + 1 - self._watch.depth_blocks)
+        if cursor != self._cursor_left:
+            self._known.clear()
+            await self._read_all(desk, first)
         self._known = {place: line for place, line in self._known.items() if line.block >= first}
         for start in range(first, head.number + 1, self._watch.range_blocks):
             end = min(head.number, start + self._watch.range_blocks - 1)
             lines = {line.place: line for line in await self._chain.log(start, end)}
             await self._compare(desk, lines, start, end)
             if end > cursor.block:
-                await desk.put_cursor(self._cursor(end))
+                await self._move(desk, end)
 
     async def _compare(
         self, desk: Desk, lines: dict[tuple[bytes, int], Seen], start: int, end: int
@@ -147,13 +154,18 @@ class Watcher:
 
     # -- Reading channels ------------------------------------------------------------------------
 
-    async def _read_all(self, desk: Desk) -> None:
-        """Reads every channel of this network with money in it."""
-        log.info("reading all channels on %s", self._chain.network)
+    async def _read_all(self, desk: Desk, since: int | None = None) -> None:
+        """Reads every channel of this network with money in it, as far as its last reading is of
+
+        the block `since` or later.
+        """
+        log.info("reading all channels on %s since block %s", self._chain.network, since or 0)
         after = b""
         while page := await self._store.channels(after):
             live = [c for c in page if c.network == self._chain.network and c.balance > c.claimed]
-            await self._refresh(desk, [channel.channel_id for channel in live])
+            recent = {c.channel_id: c.chain.block for c in live if c.chain.block >= (since or 0)}
+            self._again |= {} if since is None else recent
+            await self._refresh(desk, recent)
             after = page[-1].channel_id
 
     async def _refresh(self, desk: Desk, channel_ids: Iterable[bytes]) -> None:

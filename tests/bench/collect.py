@@ -26,7 +26,7 @@ ROUNDS: Final = 4
 """How often the limit of what is at risk is reached, about."""
 INTERVAL_SECONDS: Final = 0.1
 AT_ONCE: Final = 16
-SECONDS: Final = 3.0
+CHANNELS_PER_SECOND: Final = 10
 """How long requests go on at least, and in any case until something was claimed."""
 PATIENCE_SECONDS: Final = 120
 
@@ -103,7 +103,8 @@ async def collect(channels: int, vouchers: int) -> Collected:
             collector = Collector(_Noted(shop, policy, found), INTERVAL_SECONDS)
             collector.start()
             began = time.monotonic()
-            await _serve(shop, luck.sample(customers * vouchers, channels * vouchers), found)
+            requests = luck.sample(customers * vouchers, channels * vouchers)
+            await _serve(shop, requests, channels / CHANNELS_PER_SECOND, found)
             found.seconds = time.monotonic() - began
             found.meanwhile = len(found.claims)
             await collector.close()
@@ -126,9 +127,12 @@ async def _customers(devnet: Devnet, shop: Shop, channels: int, vouchers: int) -
     return customers
 
 
-async def _serve(shop: Shop, requests: list[Customer], found: Collected) -> None:
+async def _serve(shop: Shop, requests: list[Customer], seconds: float, found: Collected) -> None:
     *most, last = requests
-    waiting, pause = iter(most), SECONDS * AT_ONCE / len(requests)
+    waiting, pause = (
+        iter(most),
+        seconds * AT_ONCE / len(requests),
+    )
 
     async def one(customer: Customer) -> None:
         admission = await shop.admit(customer.header(shop))

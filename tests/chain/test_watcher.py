@@ -185,6 +185,25 @@ async def test_a_withdrawal_that_a_reorganisation_brought_in_is_seen() -> None:
             assert (await provider.record(customer)).chain.withdraw_requested_at > 0
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_deposit_that_a_reorganisation_took_back_counts_no_more_whoever_looks_next(
+    restarts: bool,
+) -> None:
+    with Devnet(port=0) as own:
+        async with RpcProxy(own.url) as proxy, providing(own, proxy.url) as provider:
+            desk, watcher = await desk_of(provider), watcher_of(provider)
+            customer = await provider.customer(rich_payer(own))
+            await watcher.look(desk)
+            before = await proxy.ask("evm_snapshot")
+            await provider.node.deposit(customer.payer.deposit(customer.config, 5_000))
+            await watcher.look(desk)
+            assert (await provider.record(customer)).balance == 1_005_000
+            await proxy.ask("evm_revert", before)
+            own.mine(6)
+            await (watcher_of(provider) if restarts else watcher).look(desk)
+            assert (await provider.record(customer)).balance == 1_000_000
+
+
 async def test_a_crash_before_the_cursor_moved_reads_the_same_lines_again(devnet: Devnet) -> None:
     async with RpcProxy(devnet.url) as proxy, providing(devnet, proxy.url) as provider:
         desk = await desk_of(provider)
