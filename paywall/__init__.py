@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paywall.chain.devnet import Devnet
     from paywall.chain.facilitator import Facilitator
     from paywall.chain.node import Node
+    from paywall.chain.payer import PayerNode
     from paywall.client import AsyncClient, AsyncTransport, Client, Transport, patch, receipt
     from paywall.exchange import Payment
     from paywall.kinds import CLOSED, free_first, pass_for, upto
@@ -37,6 +38,7 @@ _HOME: Final = {
     "paywall.chain.devnet": ("Devnet",),
     "paywall.chain.facilitator": ("Facilitator",),
     "paywall.chain.node": ("Node",),
+    "paywall.chain.payer": ("PayerNode",),
     "paywall.client": (
         "AsyncClient",
         "AsyncTransport",
@@ -81,6 +83,7 @@ __all__ = [
     "NoAcceptableOffer",
     "Node",
     "OverBudget",
+    "PayerNode",
     "Payment",
     "PaymentError",
     "PaymentLost",

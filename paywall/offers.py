@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, Raw
 
-from paywall.policy import Policy
+from paywall.policy import MAX_LANES, Policy
 from paywall.protocol.channel import ChannelConfig
 from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import NoAcceptableOffer
@@ -51,8 +51,7 @@ class Intent:
         """The same offer over another channel with this provider; lane 0 is this one."""
         if number == 0:
             return self
-        salt = keccak(self.config.salt + b":lane:" + str(number).encode())
-        config = dataclasses.replace(self.config, salt=salt)
+        config = dataclasses.replace(self.config, salt=_lane_salt(self.config.salt, number))
         channel_id = config.channel_id(self.asset.network)
         return dataclasses.replace(self, config=config, channel_id=channel_id)
 
@@ -151,10 +150,24 @@ def _config(
         receiver_authorizer=authorizer,
         token=parse_address(offer.asset),
         withdraw_delay_seconds=delay,
-        # One channel per origin, found again by everybody who has the key: two services of
-        # one receiver keep separate books.
-        salt=keccak(b"paywall:" + origin.encode()),
+        salt=_salt(origin),
     )
+
+
+def _salt(origin: str) -> bytes:
+    """One channel per origin, found again by everybody who has the key: two services of one
+    receiver keep separate books."""
+    return keccak(b"paywall:" + origin.encode())
+
+
+def _lane_salt(salt: bytes, number: int) -> bytes:
+    return keccak(salt + b":lane:" + str(number).encode())
+
+
+def salts_of(origin: str) -> list[bytes]:
+    """The salts of every channel that a wallet opens with an origin."""
+    salt = _salt(origin)
+    return [salt, *(_lane_salt(salt, number) for number in range(1, MAX_LANES))]
 
 
 def _transfer(

@@ -516,6 +516,11 @@ def sign_voucher(key: PrivateKey, network_domain: bytes, channel_id: bytes, amou
     return Voucher(amount, eip712.sign(key, digest))
 
 
+def read_config(wire: Raw, network: str) -> ChannelConfig:
+    """A config as `config_wire` spells it. Raises Refused."""
+    return _channel_of(bytes(wire), network)[0]
+
+
 def config_wire(config: ChannelConfig) -> Raw:
     """The config as it is sent with every payment of its channel."""
     return Raw(

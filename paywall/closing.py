@@ -1,0 +1,284 @@
+"""Bringing an agent's money home: a refund by the provider, a withdrawal by time, a lost file.
+
+    await close(client, url, chain)      the provider returns what is left; where it does not (it
+                                         refuses, it is gone, it broke the agreement), withdraw
+    await withdraw(wallet, channel, chain)   one step: begin, wait, or take. Call it again later
+    await recover(wallet, chain)         finds the payer's channels when the wallet's file is lost
+
+A withdrawal needs no provider. It leaves in the channel what the agent owes by its own books, so
+that an honest provider can still claim that; `everything=True` asks for all that is unclaimed, and
+whatever the provider holds a voucher for it can still claim until the delay is over.
+
+After a recovery nobody knows what was signed and not claimed. Signing a total a second time costs
+nothing, for totals are no sums; so a recovered channel begins at what is claimed, and the provider
+corrects it with this payer's own signature, as after any loss.
+
+Source: batch-settlement EVM specification, "Refund", "Withdrawal".
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import httpx
+from msgspec import Raw
+from msgspec.structs import replace
+
+from paywall.chain import Mined
+from paywall.client import AsyncClient
+from paywall.offers import salts_of
+from paywall.places import origin_of
+from paywall.protocol.channel import ChainState, ChannelConfig
+from paywall.protocol.errors import AgentError, PaymentError, Reverted
+from paywall.protocol.money import Address
+from paywall.protocol.schemes import batch
+from paywall.wallet import Wallet
+from paywall.walletrows import Account, Withdrawal
+
+log = logging.getLogger("paywall.wallet")
+
+UNKNOWN_ORIGIN: Final = ""
+"""Of a channel that was found on chain, and whose provider nobody has named yet."""
+
+
+class PayerChain(Protocol):
+    """What is needed of the chain; `paywall.chain.payer.PayerNode` is it over an RPC."""
+
+    network: str
+
+    async def channel(self, channel_id: bytes) -> ChainState: ...
+    async def time(self) -> int: ...
+    async def initiate_withdraw(self, config: ChannelConfig, amount: int) -> Mined: ...
+    async def finalize_withdraw(self, config: ChannelConfig) -> tuple[Mined, int]: ...
+    async def channels_of(self, payer: Address, first: int = 0) -> list[ChannelConfig]: ...
+
+
+State = Literal["refunded", "withdrawing", "withdrawn", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How far a channel is on its way home. Amounts are atomic units.
+
+    "refunded" and "withdrawn": `amount` is back. "withdrawing": `amount` can be taken from
+    `ready_at` (Unix seconds) on. "empty": there is nothing to take.
+    """
+
+    state: State
+    channel: str
+    amount: int = 0
+    transaction: str = ""
+    ready_at: int = 0
+
+
+async def close(
+    client: AsyncClient, wallet: Wallet, url: str, chain: PayerChain | None = None
+) -> Closing:
+    """Asks the provider at `url` for what is left in its channel, and else begins to withdraw it.
+
+    Without a `chain` the provider's refusal is raised as it is.
+    """
+    try:
+        receipt = await client.refund(url)
+        return Closing("refunded", receipt.channel or "", receipt.amount or 0, receipt.transaction)
+    except (AgentError, httpx.TransportError) as error:
+        channel = channel_at(wallet, url)
+        if chain is None or channel is None:
+            raise
+        log.warning("no refund from %s, withdrawing instead: %s", channel.origin, error)
+    return await withdraw(wallet, channel.channel_id, chain)
+
+
+async def withdraw(
+    wallet: Wallet, channel_id: bytes, chain: PayerChain, everything: bool = False
+) -> Closing:
+    """One step of a withdrawal: begins it, tells when it is ready, or takes the money.
+
+    Safe to repeat, and by several processes. Raises AgentError for a channel that the wallet does
+    not have, Reverted, ChainUnavailable, and ConfigurationError for a key that may not withdraw.
+    """
+    account = _account(wallet, channel_id)
+    config = config_of(account)
+    state = await chain.channel(channel_id)
+    if not state.withdraw_requested_at:
+        return await _begin(wallet, account, config, chain, state, everything)
+    ready_at = state.withdraw_requested_at + config.withdraw_delay_seconds
+    if await chain.time() < ready_at:
+        _note(wallet, account, state.withdraw_amount, ready_at)
+        return Closing("withdrawing", _hex(channel_id), state.withdraw_amount, "", ready_at)
+    return await _take(wallet, account, config, chain)
+
+
+async def _begin(
+    wallet: Wallet,
+    account: Account,
+    config: ChannelConfig,
+    chain: PayerChain,
+    state: ChainState,
+    everything: bool,
+) -> Closing:
+    owed = state.claimed if everything else max(state.claimed, account.spent)
+    amount = state.balance - owed
+    if amount <= 0:
+        _done(wallet, account, state)
+        return Closing("empty", _hex(account.channel_id))
+    try:
+        mined = await chain.initiate_withdraw(config, amount)
+    except Reverted:
+        if not (await chain.channel(account.channel_id)).withdraw_requested_at:
+            raise
+        return await withdraw(wallet, account.channel_id, chain)  # somebody else has begun it
+    transaction = "0x" + mined.transaction.hex()
+    requested_at = (await chain.channel(account.channel_id)).withdraw_requested_at
+    ready_at = requested_at + config.withdraw_delay_seconds
+    _note(wallet, account, amount, ready_at, transaction)
+    return Closing("withdrawing", _hex(account.channel_id), amount, transaction, ready_at)
+
+
+async def _take(
+    wallet: Wallet, account: Account, config: ChannelConfig, chain: PayerChain
+) -> Closing:
+    channel = _hex(account.channel_id)
+    try:
+        mined, amount = await chain.finalize_withdraw(config)
+    except Reverted:
+        state = await chain.channel(account.channel_id)
+        if state.withdraw_requested_at:
+            raise
+        _done(wallet, account, state)  # somebody else has taken it to the payer
+        return Closing("empty", channel)
+    _done(wallet, account, await chain.channel(account.channel_id))
+    return Closing("withdrawn", channel, amount, "0x" + mined.transaction.hex())
+
+
+async def withdraw_due(wallet: Wallet, chain: PayerChain) -> list[Closing]:
+    """A step for every channel that is to be withdrawn: whose provider broke the agreement, or
+    whose withdrawal was begun. One that fails is logged, and the others go on."""
+    due = [a for a in wallet.file.accounts() if a.withdrawal and not a.withdrawal.done]
+    steps = []
+    for account in due:
+        if account.network != chain.network:
+            continue
+        try:
+            steps.append(await withdraw(wallet, account.channel_id, chain))
+        except PaymentError as error:
+            log.warning("channel %s is not withdrawn: %s", _hex(account.channel_id), error)
+    return steps
+
+
+# -- A lost file -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A channel that the chain knows and the wallet's file did not. Amounts are atomic units."""
+
+    channel: str
+    origin: str
+    receiver: Address
+    balance: int
+    claimed: int
+    known: bool
+    """Whether the file had it already; then nothing was changed."""
+
+
+async def recover(
+    wallet: Wallet, chain: PayerChain, origins: Iterable[str] = (), first_block: int = 0
+) -> list[Found]:
+    """Puts the payer's channels that still hold money into the wallet's file.
+
+    The channel of an origin (scheme, host and port) is found again by its name, so whoever names
+    `origins` sees which is whose; others are found and used again all the same. What is locked up
+    counts against the wallet's total.
+    """
+    names = {salt: origin for origin in origins for salt in salts_of(origin)}
+    found = []
+    for config in await chain.channels_of(wallet.payer.account, first_block):
+        if config.payer_authorizer != wallet.payer.authorizer:
+            continue  # its vouchers are signed by a key that this wallet does not have
+        channel_id = config.channel_id(chain.network)
+        state = await chain.channel(channel_id)
+        if state.balance <= state.claimed:
+            continue
+        origin = names.get(config.salt, UNKNOWN_ORIGIN)
+        known = _adopt(wallet, _found_account(config, channel_id, chain.network, origin, state))
+        found.append(
+            Found(_hex(channel_id), origin, config.receiver, state.balance, state.claimed, known)
+        )
+    return found
+
+
+def _found_account(
+    config: ChannelConfig, channel_id: bytes, network: str, origin: str, state: ChainState
+) -> Account:
+    return Account(
+        channel_id=channel_id,
+        origin=origin,
+        network=network,
+        asset=config.token,
+        config=bytes(batch.config_wire(config)),
+        in_flight=1,
+        balance=state.balance,
+        charged=state.claimed,
+        signed=state.claimed,
+        deposited=state.balance,
+    )
+
+
+def _adopt(wallet: Wallet, account: Account) -> bool:
+    """Writes a channel that is not there; True when it is. It was spent long ago, not now."""
+    with wallet.file.change():
+        if wallet.file.account(account.channel_id):
+            return True
+        wallet.file.put(account, at=0.0)
+    return False
+
+
+# -- The wallet's own record -----------------------------------------------------------------------
+
+
+def channel_at(wallet: Wallet, url: str) -> Account | None:
+    """The fullest channel that this wallet has with the origin of a URL."""
+    origin = origin_of(httpx.URL(url))
+    mine = [account for account in wallet.file.accounts() if account.origin == origin]
+    return max(mine, key=lambda account: account.balance - account.spent, default=None)
+
+
+def config_of(account: Account) -> ChannelConfig:
+    return batch.read_config(Raw(account.config), account.network)
+
+
+def _account(wallet: Wallet, channel_id: bytes) -> Account:
+    account = wallet.file.account(channel_id)
+    if account is None:
+        raise AgentError(f"this wallet has no channel {_hex(channel_id)}")
+    return account
+
+
+def _note(
+    wallet: Wallet, account: Account, amount: int, ready_at: int, transaction: str = ""
+) -> None:
+    """Writes down what is on its way; why it is, and the evidence, stay as they are."""
+    with wallet.file.change():
+        now = _account(wallet, account.channel_id)
+        before = now.withdrawal or Withdrawal(wanted_since=wallet.clock())
+        transaction = transaction or before.transaction or "found on chain"
+        wanted = replace(
+            before, transaction=transaction, amount=amount, ready_at=float(ready_at), done=False
+        )
+        wallet.file.put(replace(now, withdrawal=wanted))
+
+
+def _done(wallet: Wallet, account: Account, state: ChainState) -> None:
+    """Takes over what the chain says is left. A provider that was stopped stays stopped."""
+    with wallet.file.change():
+        now = _account(wallet, account.channel_id)
+        back = max(0, now.balance - state.balance)
+        left = max(now.spent, now.deposited - back)
+        ended = replace(now.withdrawal, done=True) if now.withdrawal and now.stopped else None
+        wallet.file.put(replace(now, balance=state.balance, deposited=left, withdrawal=ended))
+
+
+def _hex(channel_id: bytes) -> str:
+    return "0x" + channel_id.hex()
