@@ -104,12 +104,15 @@ def parse_address(text: str) -> Address:
     return Address(bytes.fromhex(text[2:]))
 
 
-def _usdc(chain_id: int, address: str, name: str = "USD Coin") -> Asset:
-    return Asset(f"eip155:{chain_id}", parse_address(address), "USDC", 6, name, "2")
+def _usdc(chain_id: int, address: str, name: str = "USD Coin", symbol: str = "USDC") -> Asset:
+    return Asset(f"eip155:{chain_id}", parse_address(address), symbol, 6, name, "2")
 
 
 class USDC:
-    """Circle's USDC where x402 lists it, with the domain name that each contract really has."""
+    """USDC where x402 lists it and EIP-3009 moves it, with the domain name of each contract.
+
+    What is called USDC.e is bridged: backed by USDC elsewhere, and not Circle's own there.
+    """
 
     base: Final = _usdc(8453, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913")
     base_sepolia: Final = _usdc(84532, "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC")
@@ -125,8 +128,16 @@ class USDC:
     monad: Final = _usdc(143, "0x754704Bc059F8C67012fEd69BC8A327a5aafb603", "USDC")
     monad_testnet: Final = _usdc(10143, "0x534b2f3A21130d7a60830c2Df862319e593943A3", "USDC")
     xdc: Final = _usdc(50, "0xfA2958CB79b0491CC627c1557F441eF849Ca8eb1", "USDC")
+    xdc_apothem: Final = _usdc(51, "0xb5AB69F7bBada22B28e79C8FFAECe55eF1c771D4", "USDC")
     arc: Final = _usdc(5042, "0x3600000000000000000000000000000000000000", "USDC")
     arc_testnet: Final = _usdc(5042002, "0x3600000000000000000000000000000000000000", "USDC")
+    adi: Final = _usdc(36900, "0x9cb8142aEBBcdc60AF7c97Af897A67A8f3CA71C2", "USDC.e", "USDC.e")
+    hpp: Final = _usdc(
+        190415, "0x401eCb1D350407f13ba348573E5630B83638E30D", "Bridged USDC", "USDC.e"
+    )
+    hpp_sepolia: Final = _usdc(
+        181228, "0x401eCb1D350407f13ba348573E5630B83638E30D", "Bridged USDC", "USDC.e"
+    )
 
 
 KNOWN_ASSETS: Final[dict[tuple[str, bytes], Asset]] = {

@@ -20,12 +20,16 @@ from helpers.chain import (
     rich_payer,
     send_as,
 )
+from starlette.applications import Starlette
 
+from paywall import Paywall
 from paywall.chain import contract
 from paywall.chain.devnet import Devnet
+from paywall.chain.facilitator import Facilitator
 from paywall.chain.node import Node
 from paywall.protocol import eip712
 from paywall.protocol.errors import ConfigurationError, OutOfGas, Reason, Refused, Reverted
+from paywall.protocol.money import USDC, Asset
 from paywall.protocol.schemes.batch import sign_voucher
 from paywall.protocol.x402 import show_address
 
@@ -35,6 +39,29 @@ async def test_an_unknown_channel_is_all_zeros(devnet: Devnet) -> None:
         state = await node.channel(bytes(32))
     assert state.balance == state.claimed == state.refund_nonce == state.withdraw_requested_at == 0
     assert state.read_at_ms == 1_234_500
+
+
+@pytest.mark.parametrize("asset", [USDC.base, USDC.arbitrum, USDC.polygon])
+async def test_a_wrong_chain_behind_the_rpc_is_refused_at_start(
+    devnet: Devnet, asset: Asset
+) -> None:
+    node = Node(devnet.url, devnet.accounts[0].key, network=asset.network)
+    told = f"wrong chain behind the RPC: .* is on {NETWORK}"
+    with pytest.raises(ConfigurationError, match=told):
+        await node.open()
+    reads = Facilitator("http://127.0.0.1:9", reads=devnet.url, network=asset.network)
+    with pytest.raises(ConfigurationError, match=told):
+        await reads.open()
+    wall = Paywall(
+        Starlette(),
+        prices={"/priced": "$0.01"},
+        pay_to=show_address(new_address()),
+        asset=asset,
+        chain=node,
+        store="memory://",
+    )
+    with pytest.raises(ConfigurationError, match=told):
+        await wall.open()
 
 
 async def test_a_deposit_fills_the_channel_by_exactly_its_amount(devnet: Devnet) -> None:

@@ -1,10 +1,11 @@
 """A chain in an SQLite file: all that several worker processes need of one, and no more.
 
-A deposit is a row; a channel's balance is the sum of its rows, and the block is how many rows
-there are. Nothing is ever claimed or withdrawn. It is no model of the contract: it is there so that
-a test of the store has channels with money in them.
+A deposit is a row; a channel's balance is the sum of its rows, and the block is how many rows there
+are. A transfer is a row too. Nothing is ever claimed or withdrawn. It is no model of the contract:
+it is there so that a test of the store has channels with money in them.
 """
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,14 +17,18 @@ from helpers.channels import NETWORK, TERMS
 from paywall.chain import Mined
 from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.claims import Batch
+from paywall.protocol.eip712 import Authorization
 from paywall.protocol.money import Address
 from paywall.protocol.schemes.batch import Deposit
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deposit (
     block INTEGER PRIMARY KEY AUTOINCREMENT, authorization BLOB UNIQUE, channel BLOB, amount INTEGER
-)
+);
+CREATE TABLE IF NOT EXISTS transfer (authorization BLOB, value INTEGER, mined INTEGER)
 """
+PURSE = 10**12
+"""What every payer of transfers owns."""
 
 
 class FileChain:
@@ -34,8 +39,24 @@ class FileChain:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._clogged = path.with_name("clogged")
         with self._file() as db:
-            db.execute(_SCHEMA)
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+
+    def clog(self, is_clogged: bool) -> None:
+        """Transfers are sent and not mined from now on, or mined again, those of before too."""
+        if is_clogged:
+            self._clogged.touch()
+            return
+        self._clogged.unlink()
+        with self._file() as db:
+            db.execute("UPDATE transfer SET mined = 1")
+
+    def sent(self) -> list[tuple[int, int]]:
+        """Every transfer that was ever sent: its value, and whether it was mined."""
+        with self._file() as db:
+            return db.execute("SELECT value, mined FROM transfer").fetchall()
 
     @contextmanager
     def _file(self) -> Iterator[sqlite3.Connection]:
@@ -80,6 +101,30 @@ class FileChain:
         authorization = deposit.authorization().authorization_nonce
         block = self._deposit(authorization, deposit.channel_id, deposit.amount)
         return Mined(authorization, block, 1, 1) if block else None
+
+    async def authorization(self, told: Authorization, token: Address) -> tuple[bool, int]:
+        return await self.transferred(told, token) is not None, PURSE
+
+    async def transfer_with_authorization(
+        self, told: Authorization, signature: bytes, token: Address
+    ) -> Mined | None:
+        if await self.transferred(told, token):
+            return None
+        clogged = self._clogged.exists()
+        row = (told.authorization_nonce, told.value, not clogged)
+        with self._file() as db:
+            db.execute("INSERT INTO transfer VALUES (?,?,?)", row)
+        if clogged:
+            await asyncio.sleep(3600)  # until this worker is killed
+        return Mined(told.authorization_nonce, 1, 1, 1)
+
+    async def transferred(self, told: Authorization, token: Address) -> Mined | None:
+        with self._file() as db:
+            found = db.execute(
+                "SELECT 1 FROM transfer WHERE authorization = ? AND mined",
+                (told.authorization_nonce,),
+            ).fetchone()
+        return Mined(told.authorization_nonce, 1, 1, 1) if found else None
 
     async def claim(self, batch: Batch) -> Mined:
         raise NotImplementedError

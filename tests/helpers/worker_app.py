@@ -120,6 +120,7 @@ class _Routes:
             routes=[
                 Route("/item/{name}", self.item),
                 Route("/chaos/{name}", self.chaos),
+                Route("/once/{name}", self.item),
                 Route("/free", self.free),
             ]
         )
@@ -175,7 +176,11 @@ def app_of(settings: Settings) -> ASGIApp:
     journal = Journal(folder)
     wall = Paywall(
         _Routes(settings, journal).app(),
-        prices={"GET /item/{name}": "$0.001", "GET /chaos/{name}": "$0.001"},
+        prices={
+            "GET /item/{name}": "$0.001",
+            "GET /chaos/{name}": "$0.001",
+            "GET /once/{name}": "$0.02",
+        },
         pay_to=show_address(TERMS.pay_to),
         asset=ASSET,
         chain=FileChain(folder / "chain.db"),

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from x402.mechanisms.evm.default_assets import DEFAULT_ASSETS
 
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import UINT128_MAX, UINT256_MAX
@@ -162,3 +163,25 @@ def test_other_networks_are_a_configuration_error(network: str) -> None:
 def test_known_assets_are_found_by_network_and_address() -> None:
     assert KNOWN_ASSETS["eip155:8453", USDC.base.address] is USDC.base
     assert {asset.decimals for asset in KNOWN_ASSETS.values()} == {6}
+
+
+def test_every_usdc_that_x402_lists_is_known_with_its_own_domain() -> None:
+    """The official SDK's own table, less what EIP-3009 cannot move."""
+    listed = {
+        (network, parse_address(entry["asset"])): entry
+        for network, entries in DEFAULT_ASSETS.items()
+        for entry in entries
+        if entry["symbol"].startswith("USDC") and "asset_transfer_method" not in entry
+    }
+    assert set(KNOWN_ASSETS) == set(listed)
+    for place, entry in listed.items():
+        ours = KNOWN_ASSETS[place]
+        assert (ours.name, ours.version) == (entry["name"], entry["version"]), place
+        assert (ours.symbol, ours.decimals) == (entry["symbol"], entry["decimals"]), place
+
+
+def test_the_domains_of_usdc_differ_from_chain_to_chain() -> None:
+    assert USDC.base.name == USDC.arbitrum.name == USDC.polygon.name == "USD Coin"
+    assert USDC.base_sepolia.name == USDC.celo.name == "USDC"
+    assert USDC.hpp.name == "Bridged USDC"
+    assert USDC.adi.units("0.5 USDC.e") == 500_000
