@@ -23,6 +23,7 @@ from paywall.chain.devnet import Devnet
 from paywall.cli_facilitator import facilitator
 from paywall.cli_provider import channels, claim, refund, settle
 from paywall.cli_proxy import proxy
+from paywall.cli_setup import check, doctor, init
 from paywall.console import Json, err, out, plain, print_json, progress, run, steps, table
 from paywall.protocol.errors import (
     AgentError,
@@ -168,7 +169,7 @@ def fetch(
         raise AgentError(f"{url} answered {answer.status_code}")
 
 
-for command in (channels, claim, settle, refund, facilitator, proxy):
+for command in (channels, claim, settle, refund, facilitator, proxy, init, doctor, check):
     app.command()(command)
 
 
