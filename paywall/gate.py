@@ -48,6 +48,7 @@ from paywall.protocol.x402 import PaymentPayload, decode_payment
 from paywall.quote import Offer, Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded, Refunds
+from paywall.refusal_queue import RefusalQueue
 from paywall.stores import Store
 
 log = logging.getLogger("paywall.gate")
@@ -79,6 +80,7 @@ class Gate:
         self.chain = chain
         self._clock = clock
         self._chores = Chores()
+        self._refused = RefusalQueue()
         self._mirror = Mirror(store, chain, self._chores, clock)
         self._deposits = Deposits(
             terms,
@@ -190,7 +192,15 @@ class Gate:
         self, payment: VoucherPayment, price: int, ticket: Ticket | None
     ) -> Admission:
         request = token_hex(8)
-        standing = await self._reserve(payment, price, request, ticket)
+        try:
+            standing = await self._reserve(payment, price, request, ticket)
+        except RefusedByChannel as refusal:
+            if refusal.reason is not Reason.CUMULATIVE_MISMATCH:
+                raise
+            if not await self._refused.wait(payment.channel_id):
+                raise
+            standing = await self._reserve(payment, price, request, ticket)
+        self._refused.passed(payment.channel_id)
         return self._admitted(request, price, payment, standing, ticket)
 
     async def _admit_deposit(

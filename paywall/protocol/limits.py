@@ -44,6 +44,8 @@ MAX_HOLDS: Final = 64
 """How many requests one channel may have in flight."""
 REMEMBERED_CHARGES: Final = MAX_HOLDS
 """Requests charged last, remembered to recognise a charge that is repeated for a lost answer."""
+TURN_SECONDS: Final = 0.5
+"""How long the next refused payment of a channel waits for the one before it to come corrected."""
 HOLD_SECONDS: Final = 60
 """A hold that nobody renews is dropped after this long."""
 HOLD_RENEW_SECONDS: Final = 20
