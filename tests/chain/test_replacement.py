@@ -6,7 +6,8 @@ counts as stuck after a fraction of a second.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle
 from typing import Any
 
 from coincurve import PrivateKey
@@ -187,3 +188,14 @@ async def test_case_35_a_replacement_above_the_owners_ceiling_is_not_sent() -> N
         own.mine()
         await task
         assert (await node.channel(channel.channel_id)).claimed == 500
+
+
+async def test_case_35_workers_that_share_a_gas_wallet_take_turns(devnet: Devnet) -> None:
+    payer = rich_payer(devnet)
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(node_of(devnet, **STUCK)) for _ in range(4)]
+        deposits = [payer.deposit(payer.config(nodes[0].receiver_authorizer)) for _ in range(24)]
+        mined = await asyncio.gather(
+            *(node.deposit(deposit) for node, deposit in zip(cycle(nodes), deposits, strict=False))
+        )
+        assert len({one.transaction for one in mined if one}) == 24
