@@ -29,11 +29,16 @@ class Window:
     def live(self, slots: Slots, now: float) -> Slots:
         """What still counts at `now`."""
         oldest = int(now) // self.slot_seconds - self.count
+        if not slots or slots[0][0] >= oldest:
+            return slots
         return tuple(slot for slot in slots if slot[0] >= oldest)
 
     def added(self, slots: Slots, amount: int, at: float, now: float) -> Slots:
         """With `amount` more (or less) in the slot of the time `at`."""
-        number, kept = int(at) // self.slot_seconds, dict(self.live(slots, now))
+        number = int(at) // self.slot_seconds
+        if amount > 0 and slots and slots[-1][0] == number:  # as nearly always
+            return self.live((*slots[:-1], (number, slots[-1][1] + amount)), now)
+        kept = dict(self.live(slots, now))
         changed = max(0, kept.pop(number, 0) + amount)
         if changed:
             kept[number] = changed

@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from paywall.policy import MAX_LANES, Policy
 from paywall.protocol.channel import ChannelConfig
@@ -51,7 +52,7 @@ class Intent:
         """The same offer over another channel with this provider; lane 0 is this one."""
         if number == 0:
             return self
-        config = dataclasses.replace(self.config, salt=_lane_salt(self.config.salt, number))
+        config = replace(self.config, salt=_lane_salt(self.config.salt, number))
         channel_id = config.channel_id(self.asset.network)
         return dataclasses.replace(self, config=config, channel_id=channel_id)
 

@@ -19,6 +19,8 @@ from paywall.walletupgrade import upgraded_rows
 MAX_QUOTES: Final = 2048
 """How many quotes are remembered: a provider that names ever new prices cannot fill a disk."""
 
+_CHECKPOINT_PAGES: Final = 4_000
+"""How long the log may become (in pages of 4 KiB) before the disk is waited for: 16 MiB."""
 _VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE row (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -57,6 +59,7 @@ class FileRows:
     def _prepare(self) -> None:
         self._write_ahead()
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         self.begin()
         try:
             self._upgrade()
@@ -95,14 +98,16 @@ class FileRows:
     # -- Changes ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        with self._reported():
+        try:
             self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
     def commit(self, rows: dict[str, bytes | None], entries: Sequence[tuple[float, bytes]]) -> None:
         kept = [(key, value) for key, value in rows.items() if value is not None]
         if not self._db.in_transaction:  # a full disk may have ended it
             raise StoreUnavailable(f"the wallet file {self._path}: the change was given up")
-        with self._reported():
+        try:
             self._db.executemany("INSERT OR REPLACE INTO row VALUES (?,?)", kept)
             if len(kept) < len(rows):
                 dropped = [(key,) for key, value in rows.items() if value is None]
@@ -110,6 +115,8 @@ class FileRows:
             if entries:
                 self._append(entries)
             self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
     def _append(self, entries: Sequence[tuple[float, bytes]]) -> None:
         for entry in entries:
@@ -131,15 +138,20 @@ class FileRows:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the wallet file {self._path}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
+        return StoreUnavailable(f"the wallet file {self._path}: {error}")
 
     # -- Reading ---------------------------------------------------------------------------------
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         marks = ",".join("?" * len(keys))
-        with self._reported():
+        try:
             rows = self._db.execute(f"SELECT key, value FROM row WHERE key IN ({marks})", keys)
             found = dict(rows.fetchall())
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
         return [found.get(key) for key in keys]
 
     def between(self, first: str, last: str) -> list[tuple[str, bytes]]:

@@ -12,6 +12,7 @@ its end, and what it writes is written at its end, at once.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -274,6 +275,7 @@ def _transfer_key(valid_before: int, payment_id: str) -> str:
     return f"transfer/{valid_before:012d}/{payment_id}"
 
 
+@lru_cache(maxsize=1024)
 def _host_key(origin: str) -> str:
     """A host has one ceiling, whatever its ports."""
     return f"host/{urlsplit(origin).hostname or origin}"

@@ -5,8 +5,8 @@ from helpers.agent import ASSET, ORIGIN, PAYER, PRICE, offer, quote
 
 from paywall.choice import Choice
 from paywall.offers import Intent, Payer
-from paywall.policy import Policy
-from paywall.protocol.errors import NoAcceptableOffer, OverBudget
+from paywall.policy import Policy, policy_of
+from paywall.protocol.errors import ConfigurationError, NoAcceptableOffer, OverBudget
 from paywall.protocol.limits import MAX_OFFERS
 from paywall.protocol.money import USDC, Asset, parse_address
 
@@ -167,3 +167,140 @@ def test_one_channel_for_each_origin_receiver_token_and_delay():
 
 def test_the_resource_that_a_quote_names_has_no_say():
     assert choose(offer()).origin == ORIGIN
+
+
+# -- What the owner allows -----------------------------------------------------------------------
+
+
+def allowed(origin: str = "https://api.example:443", told: object = None, **limits: object) -> bool:
+    policy = policy_of(limits)  # type: ignore[arg-type]
+    try:
+        choose(told or offer(), policy=policy, origin=origin)
+    except NoAcceptableOffer:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin", "matches"),
+    [
+        ("api.example", "https://api.example:443", True),
+        ("API.Example.", "https://api.example:443", True),
+        ("api.example", "http://api.example:8080", True),
+        ("api.example", "https://xapi.example:443", False),
+        ("api.example", "https://api.example.evil.com:443", False),
+        ("api.example", "https://sub.api.example:443", False),
+        ("*.example", "https://api.example:443", True),
+        ("*.example", "https://a.b.example:443", True),
+        ("*.example", "https://example:443", False),
+        ("*.example", "https://evilexample:443", False),
+        ("https://api.example", "https://api.example:443", True),
+        ("https://api.example", "http://api.example:80", False),
+        ("https://api.example", "https://api.example:8443", False),
+        ("https://*.example:8443", "https://api.example:8443", True),
+        ("api.example:8443", "https://api.example:443", False),
+        ("*", "http://anything:1", True),
+        ("https://*", "http://anything:80", False),
+        ("127.0.0.1", "http://127.0.0.1:8000", True),
+        ("[::1]", "http://[::1]:8000", True),
+        ("api.example", "https://аpi.example:443", False),
+    ],
+)
+def test_case_47_origins_are_allowed_and_denied_by_pattern(pattern, origin, matches):
+    assert allowed(origin, allow_origins=[pattern]) is matches
+    assert allowed(origin, deny_origins=[pattern]) is not matches
+
+
+def test_what_is_denied_is_denied_whatever_is_allowed():
+    lists = {"allow_origins": ["*.example"], "deny_origins": ["bad.example"]}
+    assert allowed("https://good.example:443", **lists)
+    assert not allowed("https://bad.example:443", **lists)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fits"),
+    [
+        ({"allow_networks": [ASSET.network]}, True),
+        ({"allow_networks": ["eip155:8453"]}, False),
+        ({"deny_networks": [ASSET.network]}, False),
+        ({"deny_networks": ["eip155:8453"]}, True),
+        ({"allow_assets": [ASSET]}, True),
+        ({"allow_assets": [USDC.base]}, False),
+        ({"deny_assets": [ASSET]}, False),
+        ({"allow_receivers": ["0x" + "33" * 20]}, True),
+        ({"allow_receivers": ["0x" + "34" * 20]}, False),
+        ({"deny_receivers": ["0x" + "33" * 20]}, False),
+    ],
+)
+def test_case_44_networks_assets_and_receivers_are_allowed_and_denied(limits, fits):
+    assert allowed(**limits) is fits
+    told = offer(scheme="exact", extra={"receiverAuthorizer": None, "withdrawDelay": None})
+    policy = policy_of(limits)
+    if fits:
+        assert Choice(policy, Payer(PAYER, PAYER)).rank(ORIGIN, quote(told))
+    else:
+        with pytest.raises(NoAcceptableOffer):
+            Choice(policy, Payer(PAYER, PAYER)).rank(ORIGIN, quote(told))
+
+
+def test_an_asset_that_is_allowed_by_name_is_known():
+    ours = offer(network=OURS.network, asset="0x" + "AA" * 20)
+    assert allowed(told=ours, allow_assets=[OURS])
+    assert not allowed(allow_assets=[OURS])
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"allow_origins": "api.example"},
+        {"allow_origins": ["api.*.example"]},
+        {"allow_origins": ["ftp://api.example"]},
+        {"deny_origins": ["https://api.example/path"]},
+        {"allow_origins": ["user@api.example"]},
+        {"allow_origins": [""]},
+        {"allow_networks": ["base"]},
+        {"allow_receivers": ["0x12"]},
+        {"lanes": 0},
+        {"lanes": 65},
+        {"top_up_percent": 101},
+        {"max_authorization_seconds": 1},
+        {"max_authorization_seconds": 10**6},
+        {"history": 0},
+        {"per_day": "-$1"},
+    ],
+)
+def test_limits_that_cannot_work_are_refused(limits):
+    with pytest.raises(ConfigurationError):
+        policy_of(limits)
+
+
+def test_the_limits_that_nobody_has_set_are_small():
+    policy = policy_of({})
+    assert (policy.per_request, policy.total, policy.deposit) == (10_000, 5_000_000, 500_000)
+    assert (policy.lanes, policy.most_per_deposit) == (1, 500_000)
+
+
+def test_a_voucher_key_makes_a_channel_of_its_own():
+    keys = (PAYER, parse_address("0x" + "12" * 20))
+    ours, theirs = (Choice(POLICY, Payer(PAYER, key)) for key in keys)
+    intents = [one.channel(ORIGIN, quote(offer())) for one in (ours, theirs)]
+    assert [one.config.payer for one in intents] == [PAYER, PAYER]
+    assert intents[0].channel_id != intents[1].channel_id
+
+
+def test_lanes_are_other_channels_with_the_same_provider():
+    base = choose(offer())
+    lanes = [base.lane(number) for number in range(4)]
+    assert lanes[0] is base
+    assert len({lane.channel_id for lane in lanes}) == 4
+    assert {lane.config.receiver for lane in lanes} == {base.config.receiver}
+    assert lanes[2].channel_id == lanes[2].config.channel_id(base.asset.network)
+
+
+def test_an_offer_that_comes_again_is_understood_as_before():
+    choice = Choice(POLICY, Payer(PAYER, PAYER))
+    first = choice.channel(ORIGIN, quote(offer()))
+    assert choice.channel(ORIGIN, quote(offer())) is first
+    again = choice.channel(ORIGIN, quote(offer(), extensions={"x": {}}))
+    assert (again.channel_id, bytes(again.extensions["x"])) == (first.channel_id, b"{}")
+    assert choice.channel(ORIGIN, quote(offer())).extensions is None
