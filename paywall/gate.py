@@ -155,7 +155,7 @@ class Gate:
                 return await self._admit_voucher(payment, quote.price, ticket)
             if isinstance(payment, DepositPayment):
                 return await self._admit_deposit(payment, quote.price, ticket)
-            return await self._refunds.make(payment)
+            return await self._refunds.make(payment, ticket)
         except once.AnsweredBefore as before:
             return await self._repeat(payload, before)
 

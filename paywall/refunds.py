@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from paywall import receipts
-from paywall.chain import Chain, Mined
+from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.mirror import Mirror
 from paywall.payers import Payers
+from paywall.protocol import channel as rules
 from paywall.protocol.channel import Channel, RefusedByChannel
-from paywall.protocol.errors import ChainUnavailable, Refused, Reverted
+from paywall.protocol.eip712 import keccak
+from paywall.protocol.errors import ChainUnavailable, Reason, Refused, Reverted
+from paywall.protocol.limits import ANSWER_SECONDS
+from paywall.protocol.once import Ticket
 from paywall.protocol.schemes.batch import RefundPayment, VoucherPayment
 from paywall.stores import Store
+from paywall.stores.slips import slips_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +44,43 @@ class Refunds:
         self._mirror = mirror
         self._chores = chores
         self._payers = payers
+        self._slips = slips_of(store)
 
-    async def make(self, wish: RefundPayment) -> Refunded:
-        """Raises Refused (also RefusedByChannel), or Unavailable: then nothing went back yet."""
+    async def make(self, wish: RefundPayment, ticket: Ticket | None) -> Refunded:
+        """Raises Refused (also RefusedByChannel), or Unavailable: then nothing went back yet.
+
+        With a ticket the same wish is fulfilled once, and gets its receipt again.
+        """
         payment = wish.payment
+        if made := await self._made_before(payment, ticket):
+            return made
         await self._mirror.refresh(payment)
+        before = await self._set_aside(wish)
         try:
-            before = await self._store.begin_refund(
-                payment.channel_id, payment.voucher, wish.amount, token_hex(8)
-            )
-        except RefusedByChannel as refusal:
-            raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
-        assert before.refunding is not None
-        try:
-            await self._payers.refunds(payment.config.payer)
+            made = await self._made_before(payment, ticket)  # it may have ended a moment ago
+            if not made:
+                await self._payers.refunds(payment.config.payer)
         except BaseException:
             await self._store.end_refund(payment.channel_id, None)
             raise
-        amount = before.refunding.amount
+        if made:
+            await self._store.end_refund(payment.channel_id, None)
+            return made
         # In a task of its own: a payer that hangs up does not leave the refund unrecorded.
-        mined, after = await self._chores.once(
-            b"refund" + payment.channel_id, self._send(payment, before, amount)
-        )
-        return Refunded(receipts.refunded(after, mined.transaction, amount), payment.channel_id)
+        work = self._send(payment, before, ticket)
+        receipt = await self._chores.once(b"refund" + payment.channel_id, work)
+        return Refunded(receipt, payment.channel_id)
 
-    async def _send(
-        self, payment: VoucherPayment, channel: Channel, amount: int
-    ) -> tuple[Mined, Channel]:
+    async def _set_aside(self, wish: RefundPayment) -> Channel:
+        channel_id, voucher = wish.payment.channel_id, wish.payment.voucher
+        try:
+            return await self._store.begin_refund(channel_id, voucher, wish.amount, token_hex(8))
+        except RefusedByChannel as refusal:
+            raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
+
+    async def _send(self, payment: VoucherPayment, channel: Channel, ticket: Ticket | None) -> str:
+        assert channel.refunding is not None
+        amount = channel.refunding.amount
         try:
             mined = await self._chain.refund(channel, amount)
         except Refused:
@@ -76,4 +91,31 @@ class Refunds:
             await self._store.end_refund(payment.channel_id, chain)
             raise ChainUnavailable(f"the refund was not made: {error}") from error
         chain = await self._mirror.read(payment.channel_id, mined.block)
-        return mined, await self._store.end_refund(payment.channel_id, chain)
+        receipt = receipts.refunded(rules.end_refund(channel, chain), mined.transaction, amount)
+        # Noted while it is still set aside, so that no copy finds neither the one nor the other.
+        await self._note(payment, ticket, receipt)
+        await self._store.end_refund(payment.channel_id, chain)
+        return receipt
+
+    # -- Once ------------------------------------------------------------------------------------
+
+    async def _made_before(self, payment: VoucherPayment, ticket: Ticket | None) -> Refunded | None:
+        """What this very wish has brought before. Raises Refused for another under its id."""
+        if ticket is None:
+            return None
+        found, _ = await self._slips.read(_key(payment, ticket))
+        if found is None:
+            return None
+        size = len(ticket.fingerprint)
+        if found[:size] != ticket.fingerprint:
+            raise Refused(Reason.PAYMENT_ID_REUSED)
+        return Refunded(found[size:].decode(), payment.channel_id)
+
+    async def _note(self, payment: VoucherPayment, ticket: Ticket | None, receipt: str) -> None:
+        if ticket:
+            told = ticket.fingerprint + receipt.encode()
+            await self._slips.swap(_key(payment, ticket), None, told, ANSWER_SECONDS * 1000)
+
+
+def _key(payment: VoucherPayment, ticket: Ticket) -> bytes:
+    return keccak(b"paywall:refund:" + payment.channel_id + ticket.payment_id.encode())
