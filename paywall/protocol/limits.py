@@ -91,6 +91,15 @@ SLIP_MARGIN_SECONDS: Final = ANSWER_SECONDS
 DAY_SECONDS: Final = 86_400
 MAX_PASS_SECONDS: Final = 366 * DAY_SECONDS
 """The longest that a pass opens, or a count of free requests runs."""
+REMEMBERED_TAKES: Final = 2 * MAX_HOLDS
+"""Requests counted last, remembered to recognise one that is counted again for a lost answer."""
+MAX_PASSES: Final = 64
+"""Passes of one payer, and tokens for them, that are good at the same time."""
+MAX_SIGN_IN_HEADER_BYTES: Final = 4 * 1024
+SIGN_IN_SECONDS: Final = 300
+"""How long a challenge may be signed, and how old a signed one may be."""
+SIGN_IN_REMEMBERED_SECONDS: Final = 2 * (SIGN_IN_SECONDS + MAX_CLOCK_SKEW_SECONDS)
+"""How long a challenge that was used is remembered: well beyond the time in which it is good."""
 
 # -- Claims --------------------------------------------------------------------------------------
 MAX_CLAIM_ROWS: Final = 100

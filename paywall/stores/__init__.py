@@ -67,6 +67,13 @@ class Store(Protocol):
     async def spend(self, key: bytes, owner: str, ttl_ms: int) -> bool:
         """Claims a key for an owner, once, for so long; True also when the owner asks again."""
 
+    async def take(self, key: bytes, request: str, limit: int, ttl_ms: int) -> bool:
+        """Counts a request under a key, unless `limit` are counted; True also when it is asked
+        again. The first one begins a count that lasts `ttl_ms`."""
+
+    async def give_back(self, key: bytes, request: str) -> None:
+        """Takes a request out of its count; one that is not in it is no error."""
+
     async def record(
         self,
         channel_id: bytes,

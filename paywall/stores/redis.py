@@ -44,6 +44,7 @@ from paywall.stores.redis_leases import RedisLeases
 from paywall.stores.redis_nodes import BUCKETS, slot_of
 from paywall.stores.redis_records import Flat
 from paywall.stores.redis_scripts import Script, scripts
+from paywall.stores.redis_tallies import RedisTallies
 from paywall.stores.redis_url import RedisUrl, parse_redis_url
 from paywall.stores.redis_wire import Reply
 
@@ -68,7 +69,7 @@ _CHAIN: Final = {
 }
 
 
-class RedisStore(RedisLeases):
+class RedisStore(RedisLeases, RedisTallies):
     """`redis://` and its relatives, as `redis_url` reads them. For one event loop."""
 
     def __init__(self, url: RedisUrl) -> None:

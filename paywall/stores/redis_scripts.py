@@ -26,7 +26,8 @@ class Script:
 READING: Final = ("channel", "look_up")
 WRITING: Final = (
     *("reserve", "charge", "release", "renew"),
-    *("record", "begin_refund", "end_refund", "spend", "lease", "put_note"),
+    *("record", "begin_refund", "end_refund", "spend", "take", "give_back"),
+    *("lease", "put_note"),
 )
 
 

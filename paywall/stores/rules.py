@@ -27,6 +27,7 @@ from paywall.protocol.channel import (
 from paywall.protocol.errors import HoldLost
 from paywall.protocol.once import Entry, Ticket
 from paywall.stores.leases import EntryRule, RuleLeases
+from paywall.stores.tallies import RuleTallies
 
 
 class Slot(NamedTuple):
@@ -48,7 +49,7 @@ def owed(channel: Channel) -> int:
     return channel.unclaimed if channel.voucher else 0
 
 
-class RuleStore(RuleLeases):
+class RuleStore(RuleLeases, RuleTallies):
     """The verbs of `paywall.stores.Store`, for a store that can apply a rule to a record."""
 
     @abstractmethod
@@ -129,10 +130,13 @@ class RuleStore(RuleLeases):
         await asyncio.gather(*(self._renew(*item) for item in requests.items()))
 
     async def _keep(self, name: bytes, rule: EntryRule) -> Entry | None:
+        return await self._entry(name, _LEASE, rule)
+
+    async def _entry(self, key: bytes, name: str, rule: EntryRule) -> Entry | None:
         def apply(slot: Slot, now_ms: int) -> Slot:
             return slot._replace(entry=rule(slot.entry, now_ms))
 
-        return (await self._apply(name, apply, _LEASE)).entry
+        return (await self._apply(key, apply, name)).entry
 
     async def _renew(self, channel_id: bytes, requests: Sequence[str]) -> None:
         def rule(slot: Slot, now_ms: int) -> Slot:
