@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal
 from urllib.parse import quote as quote_path
 
+from msgspec import Raw
 from starlette.applications import Starlette
 from starlette.datastructures import URL
 from starlette.requests import Request
@@ -35,9 +36,11 @@ from paywall.answers import (
     send_unavailable,
 )
 from paywall.chain import Chain
+from paywall.clock import steady_time
 from paywall.collector import collector_of
 from paywall.declared import declared_in
 from paywall.deposit_gate import DepositRules
+from paywall.entrance import Entrance, origin_of, without_token
 from paywall.exact_gate import ExactRules
 from paywall.exchange import Exchange, Payment, send_withheld
 from paywall.free import FreeExchange
@@ -54,11 +57,12 @@ from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import Resource, show_bytes
 from paywall.quote import Quote
-from paywall.receipts import FreeAdmission, Repeated
+from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded
 from paywall.routes import payment_of
 from paywall.stores import DEFAULT_STORE, Store, open_store
-from paywall.tariff import asked, price_of, tariff_of
+from paywall.tariff import Tariff, asked, price_of, tariff_of
+from paywall.terms import exchange_with_terms
 
 log = logging.getLogger("paywall")
 
@@ -152,6 +156,9 @@ class Paywall:
         self._prices = prices or {}
         self._closed = _is_closed(unpriced)
         self._exempt = exempt
+        self._entrance = Entrance(
+            self.gate.store, asset.network, origin_of(public_url), steady_time
+        )
         self._table: PriceTable | None = None
         self._public_url = public_url.rstrip("/") if public_url else None
         self._description = description
@@ -238,6 +245,7 @@ class Paywall:
             self._opening = None
             if self._collector:
                 await self._collector.close()
+            await self._entrance.close()
             await self.gate.close()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -296,36 +304,76 @@ class Paywall:
         if self._exempt:
             exempt, receive = await asked(self._exempt, scope, receive)
             if exempt:
-                return await self._free(FreeAdmission(tariff.units), scope, receive, send)
-        await self._priced(quote, tariff.metered, scope, receive, send)
+                free = FreeExchange(tariff.units, self.gate.terms.asset, scope, send)
+                return await free.run(self.app, receive)
+        if tariff.terms:
+            return await self._with_terms(quote, tariff, scope, receive, send)
+        await self._priced(quote, tariff, scope, receive, send)
 
-    async def _free(
-        self, admission: FreeAdmission, scope: Scope, receive: Receive, send: Send
+    async def _with_terms(
+        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        """A request that may be free, by a pass or because it is one of the first."""
+        try:
+            leave = await self._entrance.leave(tariff, scope)
+        except Refused as refusal:
+            more = self._challenge(tariff, scope)
+            required = quote.header(self._resource(scope), refusal.reason.code, more=more)
+            return await send_refusal(scope, send, refusal, quote_headers(required, None))
+        except Unavailable as error:
+            log.error("not available: %s", error)
+            return await send_unavailable(scope, send)
+        scope = without_token(scope)
+        if leave is None:
+            return await self._priced(quote, tariff, scope, receive, send)
         asset = self.gate.terms.asset
-        await FreeExchange(admission, asset, scope, send).run(self.app, receive)
+        free = FreeExchange(tariff.units, asset, scope, send, leave.payer, leave.give_back)
+        await free.run(self.app, receive)
+
+    def _challenge(self, tariff: Tariff, scope: Scope) -> Mapping[str, Raw]:
+        return self._entrance.challenge(tariff, self._resource(scope).url) if tariff.terms else {}
 
     async def _priced(
-        self, quote: Quote, metered: bool, scope: Scope, receive: Receive, send: Send
+        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
             header = _payment_header(scope)
             if header is None:
-                asset = self.gate.terms.asset
-                required = quote.header(self._resource(scope), "Payment required")
-                return await send_quote(scope, send, asset, quote.price, required, metered)
+                asset, more = self.gate.terms.asset, self._challenge(tariff, scope)
+                required = quote.header(self._resource(scope), "Payment required", more=more)
+                return await send_quote(scope, send, asset, quote.price, required, tariff.metered)
             admission = await self.gate.admit(header, quote, _asked(scope))
+            exchange = await self._exchange(admission, tariff, scope, receive, send)
         except Refused as refusal:
             return await self._refuse(scope, send, quote, refusal)
         except Unavailable as error:
             log.error("payment not processed: %s", error)
             return await send_unavailable(scope, send)
+        if exchange is not None:
+            return await exchange.run(self.app)
         if isinstance(admission, Refunded):
             channel_id = show_bytes(admission.channel_id)
             return await send_refund(scope, send, channel_id, admission.receipt)
-        if isinstance(admission, Repeated):
-            return await send_repeated(send, admission.answer, admission.receipt)
-        await Exchange(self.gate, admission, metered, scope, receive, send).run(self.app)
+        assert isinstance(admission, Repeated), "there is nothing else"
+        await send_repeated(send, admission.answer, admission.receipt)
+
+    async def _exchange(
+        self,
+        admission: Admitted | Refunded | Repeated,
+        tariff: Tariff,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Exchange | None:
+        """A request that the handler is to serve. Raises Unavailable; then nothing is held."""
+        if not isinstance(admission, Admission | ExactAdmission):
+            return None
+        if tariff.terms:
+            gate, entrance = self.gate, self._entrance
+            return await exchange_with_terms(
+                gate, entrance, tariff, admission, scope, receive, send
+            )
+        return Exchange(self.gate, admission, tariff.metered, scope, receive, send)
 
     async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
         if refusal.reason is Reason.SETTLEMENT_PENDING:  # it may be paid: no word of the contrary

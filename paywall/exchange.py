@@ -141,7 +141,7 @@ class Exchange:
         finally:
             self._receive.close()
             if self._open:
-                await _finish(self._end())
+                await finish(self._end())
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -166,7 +166,7 @@ class Exchange:
             if not self._muted:
                 await self._send(head)
         elif self._open and whole:
-            await _finish(self._end())
+            await finish(self._end())
 
     def _comes_whole(self, head: Message) -> bool:
         """Whether the head waits for its body: then the true cost is known, and what can be kept.
@@ -182,9 +182,9 @@ class Exchange:
         """Decides, when the head is about to leave, what this answer costs."""
         receipt: str | None
         if message["status"] >= 400:
-            receipt = await _finish(self._release())
+            receipt = await finish(self._release())
         elif await self._receive.hung_up():
-            receipt = await _finish(self._release())
+            receipt = await finish(self._release())
             self._muted = True  # whoever says that it is gone and still listens gets nothing
         elif self._metered and body is None:
             assert self._open is not None
@@ -202,7 +202,7 @@ class Exchange:
         amount = self.payment.close()
         answer = _answer(admission, amount, head, body) if body else None
         try:
-            return await _finish(self._gate.charge(admission, amount, answer))
+            return await finish(self._gate.charge(admission, amount, answer))
         except Refused as refusal:
             self._muted = True
             await send_withheld(self._gate, self._scope, self._send, refusal)
@@ -256,7 +256,7 @@ async def send_withheld(gate: Gate, scope: Scope, send: Send, refusal: Refused) 
     await send_json(scope, send, refusal.reason.status, body, headers)
 
 
-async def _finish(ending: Coroutine[Any, Any, _T]) -> _T:
+async def finish(ending: Coroutine[Any, Any, _T]) -> _T:
     """Awaits an ending that goes on even if this request is cancelled meanwhile."""
     task = asyncio.create_task(ending)
     _PENDING.add(task)

@@ -19,6 +19,7 @@ from typing import Final
 
 import httpx
 
+from paywall import signing_in
 from paywall.asking import ApprovalNeeded
 from paywall.books import AnyPromise, Promise
 from paywall.confirmations import moved, settlement
@@ -35,6 +36,7 @@ from paywall.protocol.errors import (
 )
 from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired, printable
 from paywall.sending import Agreement, Flow, send
+from paywall.signing_in import payable
 from paywall.turns import Turn, Wait
 from paywall.wallet import Wallet
 
@@ -65,6 +67,7 @@ def pay(wallet: Wallet, request: httpx.Request) -> Flow:
         if refusal is None:
             if response.status_code < 400 and PAYMENT_RESPONSE not in response.headers:
                 unlearn(wallet, request)
+            signing_in.sold(wallet, request, response)
             return response
         remember(wallet, request, refusal)
         refused += promise.intent.price
@@ -82,7 +85,7 @@ def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[AnyPromise |
     if quote is None:
         return None
     try:
-        intents = wallet.rank(origin_of(request.url), quote)
+        intents = wallet.rank(origin_of(request.url), payable(quote))
         return (yield from _begin(wallet, request, intents))
     except NotApproved as error:  # who has said no is not asked again
         wallet.denied(origin_of(request.url), error)
@@ -95,7 +98,7 @@ def _agree(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> Ag
     """A payment of what was just asked, for a request that can still be sent."""
     origin = origin_of(request.url)
     try:
-        intents = wallet.rank(origin, quote)
+        intents = wallet.rank(origin, payable(quote))
         _refuse_unreplayable(request)
         return (yield from _begin(wallet, request, intents))
     except AgentError as error:

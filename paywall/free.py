@@ -6,17 +6,17 @@ The handler sees a payment all the same, one that costs nothing. What was counte
 answer is not below 400, or none began.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import private_headers, unforged
 from paywall.exchange import Payment, with_payment
-from paywall.protocol.money import Asset
+from paywall.protocol.money import ZERO_ADDRESS, Address, Asset
 from paywall.receipts import FreeAdmission
 
-GiveBack = Callable[[], Awaitable[None]]
+GiveBack = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def nothing() -> None:
@@ -24,19 +24,21 @@ async def nothing() -> None:
 
 
 class FreeExchange:
-    """The state of one such request between the app and the server."""
+    """The state of one such request between the app and the server; `price` in atomic units."""
 
     __slots__ = ("_give_back", "_scope", "_send", "_served", "payment")
 
     def __init__(
         self,
-        admission: FreeAdmission,
+        price: int,
         asset: Asset,
         scope: Scope,
         send: Send,
+        payer: Address = ZERO_ADDRESS,
         give_back: GiveBack = nothing,
     ) -> None:
-        self.payment: Final = Payment(admission, asset)
+        self.payment: Final = Payment(FreeAdmission(price, payer), asset)
+        self.payment.charge(0)
         self._scope = with_payment(scope, self.payment)
         self._send = send
         self._give_back = give_back

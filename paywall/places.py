@@ -11,6 +11,7 @@ import httpx
 import msgspec
 from msgspec import Raw
 
+from paywall.protocol import sign_in
 from paywall.protocol.errors import InvalidQuote
 from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
 from paywall.protocol.x402 import (
@@ -34,6 +35,11 @@ def origin_of(url: httpx.URL) -> str:
     """Scheme, host and port, as the unit of trust."""
     default = {"http": 80, "https": 443}.get(url.scheme)
     return f"{url.scheme}://{url.host}:{url.port or default}"
+
+
+def place_of(request: httpx.Request) -> str:
+    """The directory that a request is for: siblings have one price until one of them says more."""
+    return _places(request)[1]
 
 
 def _places(request: httpx.Request) -> list[str]:
@@ -61,12 +67,21 @@ def remember(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> 
     if any(b'"channelState"' in bytes(raw) for raw in quote.accepts):
         return  # a correction speaks of one moment, and of one payer
     places = _places(request)
-    extensions = encode_json(quote.extensions) if quote.extensions else None
+    extensions = encode_json(_lasting(quote.extensions)) if quote.extensions else None
     fresh = KnownQuote(encode_json(quote.accepts), extensions)
     if wallet.file.recall(places) == fresh:
         return
     siblings_known = wallet.file.recall(places[1:]) is not None
     wallet.file.remember(places[:1] if siblings_known else places[1:], fresh, wallet.clock())
+
+
+def _lasting(extensions: dict[str, Raw]) -> dict[str, Raw]:
+    """Without what is new in every quote, so that the same one is the same."""
+    told = extensions.get(sign_in.EXTENSION)
+    asked = sign_in.read_challenge(told) if told is not None else None
+    if asked is None:
+        return extensions
+    return {**extensions, sign_in.EXTENSION: sign_in.lasting(asked)}
 
 
 def unlearn(wallet: Wallet, request: httpx.Request) -> None:

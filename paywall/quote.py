@@ -1,5 +1,6 @@
 """A price and every way to pay it, encoded once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -62,8 +63,17 @@ class Quote:
                 return offer
         raise Refused(Reason.OFFER_MISMATCH)
 
-    def header(self, resource: Resource, error: str, refusal: Refused | None = None) -> str:
-        """The PAYMENT-REQUIRED header; corrective when a channel's own state is the reason."""
+    def header(
+        self,
+        resource: Resource,
+        error: str,
+        refusal: Refused | None = None,
+        more: Mapping[str, Raw] | None = None,
+    ) -> str:
+        """The PAYMENT-REQUIRED header; corrective when a channel's own state is the reason.
+
+        `more` are extensions of this one answer.
+        """
         accepts = self.accepts
         if isinstance(refusal, RefusedByChannel):
             accepts = [_raw(_corrected(offer, refusal)) for offer in self.offers]
@@ -73,7 +83,7 @@ class Quote:
                 error=error,
                 resource=resource,
                 accepts=accepts,
-                extensions=_EXTENSIONS,
+                extensions={**_EXTENSIONS, **more} if more else _EXTENSIONS,
             )
         )
 
