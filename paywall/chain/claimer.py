@@ -72,7 +72,7 @@ class Claimer:
         self._owner = token_hex(8)
         self.board = Board(alarms)
         self._watcher = Watcher(store, chain, self.board, watch, clock) if watch else None
-        self._returns = Returns(store, chain, self._policy, clock)
+        self._returns = Returns(store, chain, self._policy, assets, clock)
 
     async def run(self, interval_seconds: float) -> None:
         """Rounds for ever. Nothing ends it but being cancelled."""

@@ -12,11 +12,12 @@ from secrets import token_hex
 from typing import Final
 
 from paywall.chain import Chain, Mined
-from paywall.chain.own import FeeTooHigh
+from paywall.chain.own import FeeTooHigh, OwnChain
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel, Voucher
-from paywall.protocol.claims import ClaimPolicy
+from paywall.protocol.claims import Assets, ClaimPolicy, Costs
 from paywall.protocol.errors import OutOfGas, PaymentError, Reverted
+from paywall.protocol.money import KNOWN_ASSETS
 from paywall.protocol.x402 import show_bytes
 from paywall.stores import Store
 
@@ -57,17 +58,24 @@ def refuse_promised(channel: Channel) -> None:
 
 
 class Returns:
-    """Gives back the deposits of channels that nobody uses, as the owner's policy says."""
+    """Gives back the deposits of channels that nobody uses, as the owner's policy says.
+
+    What is worth less than its fee stays: the owner pays the fee, and a payer must not be able to
+    make it pay more than it brought.
+    """
 
     def __init__(
         self,
         store: Store,
-        chain: Chain,
+        chain: OwnChain,
         policy: ClaimPolicy,
+        assets: Assets = KNOWN_ASSETS,
         clock: Callable[[], float] = steady_time,
     ) -> None:
         self._store = store
         self._chain = chain
+        self._policy = policy
+        self._assets = assets
         self._seconds = policy.refund_idle_seconds
         self._clock = clock
         self._next_look = 0.0
@@ -77,11 +85,12 @@ class Returns:
         now = self._clock()
         if self._seconds is None or now < self._next_look:
             return
+        costs = Costs(await self._chain.gas_price_wei())
         self._next_look = now + self._seconds / _LOOKS_PER_PERIOD
         after = b""
         while page := await self._store.channels(after):
             for channel in page:
-                if self._is_idle(channel, now):
+                if self._is_idle(channel, now) and self._is_worth_it(channel, costs):
                     await self._give_back(channel)
             after = page[-1].channel_id
 
@@ -96,6 +105,12 @@ class Returns:
             and not channel.chain.withdraw_requested_at
             and now * 1000 - used_at_ms >= self._seconds * 1000
         )
+
+    def _is_worth_it(self, channel: Channel, costs: Costs) -> bool:
+        asset = self._assets.get((channel.network, channel.config.token))
+        if asset is None:
+            return True  # nobody says what it is worth
+        return channel.remaining > self._policy.of(asset).fee(costs.refund_wei())
 
     async def _give_back(self, channel: Channel) -> None:
         try:

@@ -22,8 +22,8 @@ class ClaimPolicy:
     `fee_share_ppm` the share of a sum, in millionths, that its claim may cost otherwise; what is
     owed is claimed `max_age_seconds` after the last time at the latest, and less than `min_amount`
     (dust) never. `native_price` is what the network's coin, which pays for gas, costs in the token.
-    `refund_idle_seconds` is after how long without a request the rest of a deposit goes back, and
-    `poll_seconds` how often the log is read and a plan is made.
+    `refund_idle_seconds` is after how long without a request the rest of a deposit goes back, where
+    that is more than its fee, and `poll_seconds` how often the log is read and a plan is made.
     """
 
     max_at_risk: str = "$10"
@@ -76,6 +76,7 @@ class Costs:
     batch_gas: int = 70_000
     row_gas: int = 39_000
     settle_gas: int = 85_000
+    refund_gas: int = 110_000
 
     def row_wei(self) -> int:
         return self.row_gas * self.price_wei
@@ -85,6 +86,9 @@ class Costs:
 
     def settle_wei(self) -> int:
         return self.settle_gas * self.price_wei
+
+    def refund_wei(self) -> int:
+        return self.refund_gas * self.price_wei
 
 
 def is_worth_settling(amount: int, costs: Costs, terms: Terms | None, swept: bool) -> bool:
