@@ -126,11 +126,12 @@ class Round:
         return known
 
     async def _without_asides(self, channels: list[Channel]) -> list[Channel]:
+        """Less the rows that were set aside; what may be lost soon is tried again every time."""
         asides = await self._desk.asides()
         kept: dict[bytes, Aside] = {}
         for channel in channels:
             aside = asides.get(channel.channel_id)
-            if aside and aside.is_about(channel) and self._now_ms - aside.at_ms < ASIDE_MS:
+            if aside and aside.is_about(channel) and self._still_counts(aside, channel):
                 kept[channel.channel_id] = aside
                 text = f"set aside: {show_bytes(channel.channel_id)}: {aside.reason}"
                 self._board.ring(PoisonRow, show_bytes(channel.channel_id), text)
@@ -138,7 +139,11 @@ class Round:
             self._board.lift(PoisonRow, show_bytes(channel_id))
         if kept != asides:
             await self._desk.put_asides(kept)
-        return [channel for channel in channels if channel.channel_id not in kept]
+        pressing = {c.channel_id for c in channels if c.chain.withdraw_requested_at}
+        return [c for c in channels if c.channel_id not in kept.keys() - pressing]
+
+    def _still_counts(self, aside: Aside, channel: Channel) -> bool:
+        return channel.unclaimed > 0 and self._now_ms - aside.at_ms < ASIDE_MS
 
     # -- What the owner must hear ----------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class Costs:
     batch_gas: int = 70_000
     row_gas: int = 39_000
     settle_gas: int = 85_000
-    refund_gas: int = 110_000
+    refund_gas: int = 85_000
 
     def row_wei(self) -> int:
         return self.row_gas * self.price_wei

@@ -14,9 +14,9 @@ from helpers.collecting import (
     claimer_of,
     providing,
 )
-from helpers.rpc_proxy import RpcProxy, edited, error, result
+from helpers.rpc_proxy import RpcProxy, edited, error, once, result
 
-from paywall.alarms import Board, ClaimLate, MoneyLost, WatcherBehind
+from paywall.alarms import Board, ClaimLate, MoneyLost, PoisonRow, WatcherBehind
 from paywall.chain import contract
 from paywall.chain.desk import Desk
 from paywall.chain.devnet import Devnet
@@ -349,6 +349,26 @@ async def test_case_33_a_withdrawal_makes_its_channel_claim_at_once_however_dear
         await claimer.run_once()
         assert await provider.claimed(leaving) == 3_000
         assert await provider.claimed(staying) == 0
+
+
+async def test_case_33_the_claim_of_one_who_withdraws_is_tried_again_although_it_was_refused() -> (
+    None
+):
+    bell = Bell()
+    with Devnet(port=0) as own:
+        async with RpcProxy(own.url) as proxy, providing(own, proxy.url) as provider:
+            customer = await provider.customer(rich_payer(own))
+            await provider.serve(customer, 1_000)
+            await withdraw(own, customer)
+            proxy.faults["eth_estimateGas"] = once(error(3, "execution reverted"))
+            claimer = claimer_of(provider, bell, LAZY)
+            await claimer.run_once()
+            assert len(bell.standing(PoisonRow)) == 1
+            assert await provider.claimed(customer) == 0
+            await claimer.run_once()
+            assert await provider.claimed(customer) == 1_000
+            await claimer.run_once()
+            assert bell.standing(PoisonRow) == set()
 
 
 async def test_case_33_after_that_it_is_served_until_the_margin_and_claimed_once_more() -> None:
