@@ -230,10 +230,7 @@ async def test_a_channel_that_nobody_knows_is_wrong_use(devnet: Devnet, tmp_path
 # -- claim --watch -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_watches_claims_settles_and_stops_cleanly(
-    devnet: Devnet, tmp_path: Path, number: signal.Signals
-) -> None:
+async def test_it_watches_claims_settles_and_stops_cleanly(devnet: Devnet, tmp_path: Path) -> None:
     async with scene(devnet, tmp_path) as at:
         provider = at.provider
         customer = await provider.customer(rich_payer(devnet))
@@ -243,7 +240,7 @@ async def test_it_watches_claims_settles_and_stops_cleanly(
             await at.claimed(customer, 1_000)
             await provider.serve(customer, 500)
             await at.claimed(customer, 1_500)
-            assert await watching.stop(number) == 0
+            assert await watching.stop() == 0
         done = await claimer_of(provider).run_once()
         assert done is not None, "the lease was given back"
         assert done.claimed == [], "what it had sent is known"
@@ -280,4 +277,4 @@ async def test_it_goes_on_when_its_chain_was_away(devnet: Devnet, tmp_path: Path
             proxy.faults.clear()
             await watching.says("over")
             await at.claimed(customer, 1_000)
-            assert await watching.stop() == 0
+            assert await watching.stop(signal.SIGINT) == 0

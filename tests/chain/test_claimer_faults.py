@@ -66,18 +66,19 @@ async def test_case_35_an_endpoint_that_does_not_answer_is_told_and_waited_for(
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "fault"),
     [
-        "eth_getBlockByNumber",
-        "eth_estimateGas",
-        "eth_getTransactionCount",
-        "eth_sendRawTransaction",
-        "eth_getTransactionReceipt",
-        "eth_getLogs",
-        "eth_call",
+        ("eth_getBlockByNumber", "500"),
+        ("eth_estimateGas", "500"),
+        ("eth_getTransactionCount", "500"),
+        ("eth_sendRawTransaction", "500"),
+        ("eth_sendRawTransaction", "stalls"),
+        ("eth_getTransactionReceipt", "500"),
+        ("eth_getTransactionReceipt", "stalls"),
+        ("eth_getLogs", "500"),
+        ("eth_call", "500"),
     ],
 )
-@pytest.mark.parametrize("fault", ["stalls", "500"])
 async def test_case_35_whatever_question_is_not_answered_the_money_comes_home_in_the_end(
     devnet: Devnet, method: str, fault: str
 ) -> None:
