@@ -13,22 +13,21 @@ a single unit is missing or anything else is off.
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from helpers.collecting import ChainClock
+from helpers.long_run import shown
 from helpers.massacre import Outcome, Run, nurseries
 from helpers.redis_server import running
 from helpers.thieves import WAYS, Loot, rob
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from paywall.chain.devnet import Devnet
 
@@ -125,15 +124,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     told = _arguments()
     plan = Plan(told.thieves, told.massacres, told.seed)
-    columns = (TextColumn("adversary"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True, quiet=told.json)
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("adversary", total=plan.runs)
-        figures = adversary(plan, lambda: progress.advance(task))
-    for problem in figures["problems"]:
-        print(problem, file=sys.stderr)
-    print(json.dumps(figures))
-    return 1 if figures["problems"] else 0
+    return shown("adversary", plan.runs, told.json, partial(adversary, plan))
 
 
 if __name__ == "__main__":

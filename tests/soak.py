@@ -12,7 +12,6 @@ anything is off.
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import time
@@ -20,18 +19,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from helpers.channels import NETWORK
 from helpers.fleet import Fleet
+from helpers.long_run import shown
 from helpers.redis_server import running
 from helpers.soak_agents import Agent, Sent
 from helpers.soak_audit import Audit, audit
 from helpers.worker_app import PRICE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from paywall import open_store
 from paywall.stores import Store
@@ -245,15 +244,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     told = _arguments()
     plan = Plan(told.requests, told.agents, told.workers, told.in_flight, told.store, told.seed)
-    columns = (TextColumn("soak"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True, quiet=told.json)
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("soak", total=plan.requests)
-        figures = soak(plan, lambda: progress.advance(task))
-    for problem in figures["problems"]:
-        print(problem, file=sys.stderr)
-    print(json.dumps(figures))
-    return 1 if figures["problems"] else 0
+    return shown("soak", plan.requests, told.json, partial(soak, plan))
 
 
 if __name__ == "__main__":

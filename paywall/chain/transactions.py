@@ -84,14 +84,17 @@ class Sender:
         ChainUnavailable.
         """
         deadline = self._deadline()
-        sent = self._unresolved.get(call)
+        lost = b""
         while True:
-            if sent is None or not await self._alive(sent):
-                sent = await self._send(call, deadline, sent, written)
-            receipt = await self._outcome(sent, deadline, written)
-            if receipt:
+            try:
+                sent = await self._flying(call, deadline, written)
+            except ChainUnavailable as error:
+                if lost:  # an endpoint may be wrong about that, so this is no "nothing was sent"
+                    raise TransactionPending(f"lost, and not sent again: {error}", lost) from error
+                raise
+            if receipt := await self._outcome(sent, deadline, written):
                 return receipt
-            sent = self._unresolved.get(call)
+            lost = sent.latest.transaction
 
     async def resume(self, sent: Sent, written: Written | None = None) -> Receipt | None:
         """Waits for what was sent before, perhaps by a process that has died.
@@ -118,6 +121,13 @@ class Sender:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout_seconds
+
+    async def _flying(self, call: Call, deadline: float, written: Written | None) -> Sent:
+        """What was sent before to do this and may still be mined, or is sent now."""
+        sent = self._unresolved.get(call)
+        if sent and await self._alive(sent):
+            return sent
+        return await self._send(call, deadline, sent, written)
 
     async def _alive(self, sent: Sent) -> bool:
         """Whether a transaction of unknown fate may still be mined; it is sent again if need be."""

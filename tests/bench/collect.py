@@ -64,7 +64,7 @@ class Collected:
         requests = self.served // PRICE
         return {
             "requests": requests,
-            "requests_per_second": round(requests / self.seconds),
+            "seconds": round(self.seconds),
             "served": self.served,
             "arrived": self.earned,
             "claims": len(self.claims),

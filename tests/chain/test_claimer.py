@@ -12,7 +12,6 @@ from helpers.chain import ASSET, node_of, rich_payer
 from helpers.channels import voucher
 from helpers.collecting import (
     EAGER,
-    LAZY,
     Bell,
     ChainClock,
     claimer_of,
@@ -397,22 +396,3 @@ async def test_another_authorizers_channels_are_left_alone(devnet: Devnet) -> No
             done = await Claimer(provider.store, node, EAGER, Bell()).run_once()
             assert done is not None
             assert done.plan.why == {}
-
-
-async def test_idle_deposits_go_back_when_the_owner_says_so(devnet: Devnet) -> None:
-    with Devnet(port=0) as own:
-        clock = ChainClock(own)
-        async with providing(own, clock=clock) as provider:
-            customer = await provider.customer(rich_payer(own), deposit=50_000)
-            await provider.serve(customer, 700)
-            policy = replace(LAZY, refund_idle_seconds=300)
-            claimer = claimer_of(provider, policy=policy, clock=clock)
-            await claimer.run_once()
-            assert (await provider.record(customer)).balance == 50_000
-            clock.travel(299)
-            await claimer.run_once()
-            assert (await provider.record(customer)).balance == 50_000
-            clock.travel(60)
-            await claimer.run_once()
-            record = await provider.record(customer)
-            assert (record.balance, record.claimed, record.charged) == (700, 700, 700)

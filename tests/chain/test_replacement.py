@@ -10,14 +10,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import cycle
 from typing import Any
 
+import pytest
 from coincurve import PrivateKey
 from helpers.chain import Payer, batch_of, eventually, funded, node_of, rich_payer
 from helpers.collecting import Bell, Provider, claimer_of
-from helpers.rpc_proxy import Fault, RpcProxy, once, result
+from helpers.rpc_proxy import Fault, RpcProxy, error, once, result
 
 from paywall.alarms import TransactionStuck
 from paywall.chain.devnet import Devnet
 from paywall.chain.node import Node
+from paywall.protocol.errors import TransactionPending
 from paywall.protocol.x402 import show_address
 from paywall.stores.memory import MemoryStore
 
@@ -121,6 +123,25 @@ async def test_case_35_a_claim_whose_number_somebody_else_used_is_signed_anew(
             await funded(other, payer, 1)
         await task
         assert sent(proxy) == 2
+        assert (await node.channel(channel.channel_id)).claimed == 500
+
+
+async def test_case_24_what_was_lost_and_cannot_be_sent_again_is_pending(devnet: Devnet) -> None:
+    """An endpoint that says that it was lost may be wrong."""
+    payer = rich_payer(devnet)
+    async with RpcProxy(devnet.url) as proxy, node_of(devnet, proxy.url, **STUCK) as node:
+        channel = await funded(node, payer, 500)
+        proxy.asked.clear()
+        proxy.faults["eth_sendRawTransaction"] = once(SWALLOWED)
+        task = asyncio.create_task(node.claim(batch_of(node, channel)))
+        await eventually(lambda: sent(proxy) == 1)
+        proxy.faults["eth_estimateGas"] = error(-32603, "internal error")
+        async with node_of(devnet) as other:
+            await funded(other, payer, 1)
+        with pytest.raises(TransactionPending):
+            await task
+        proxy.faults.clear()
+        await node.claim(batch_of(node, channel))
         assert (await node.channel(channel.channel_id)).claimed == 500
 
 
