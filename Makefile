@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak adversary bench fuzz cases install clean redis
+.PHONY: demo test check soak simulate adversary bench fuzz cases install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -27,6 +27,12 @@ soak: $(VENV)/.development redis  ## many workers, agents and faults on one Redi
 
 adversary: $(VENV)/.development redis ## thieves that withdraw, claimers that are killed; nothing may be lost
 	@PYTHONPATH=tests $(BIN)/python -m adversary $(ARGS)
+
+SEED ?= 1
+PAYMENTS ?= 20000
+
+simulate: $(VENV)/.development    ## everything at once in virtual time, from one seed; 10^6: PAYMENTS=1000000
+	@PYTHONPATH=tests $(BIN)/python -m simulate --seed $(SEED) --payments $(PAYMENTS) $(ARGS)
 
 bench: $(VENV)/.development redis ## what a paid request costs; a table, and .bench/latest.json
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)

@@ -102,6 +102,7 @@ class Paywall:
     follow no use of the last one, and into so many channels. `instant_up_to` lets the first request
     of a channel run before its deposit is mined, as long as what all workers have served so, and
     what was lost by it, stays below this.
+    `clock` gives Unix seconds by which deadlines are kept.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Paywall:
         exempt: Exempt | None = None,
         collect: ClaimPolicy | None = _COLLECT,
         alarms: Listener = to_log,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         if chain.network != asset.network:
             raise ConfigurationError(f"the chain is {chain.network}, the asset on {asset.network}")
@@ -144,6 +146,7 @@ class Paywall:
             terms,
             open_store(store) if isinstance(store, str) else store,
             chain,
+            clock,
             exact=_exact_rules(schemes, asset.units(exact_minimum), settle_first),
             channels=batch.SCHEME in schemes,
             deposits=DepositRules(
@@ -152,7 +155,7 @@ class Paywall:
                 alarms,
             ),
         )
-        self._collector = collector_of(self.gate.store, chain, asset, collect, alarms)
+        self._collector = collector_of(self.gate.store, chain, asset, collect, alarms, clock)
         self._prices = prices or {}
         self._closed = _is_closed(unpriced)
         self._exempt = exempt

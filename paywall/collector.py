@@ -6,11 +6,13 @@ it, and it stops with the app: what it had sent is written down, and taken up by
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from paywall.alarms import Listener, to_log
 from paywall.chain import Chain
 from paywall.chain.claimer import Claimer
 from paywall.chain.own import OwnChain
+from paywall.clock import steady_time
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.money import KNOWN_ASSETS, Asset
 from paywall.stores import Store
@@ -41,7 +43,12 @@ class Collector:
 
 
 def collector_of(
-    store: Store, chain: Chain, asset: Asset, policy: ClaimPolicy | None, alarms: Listener = to_log
+    store: Store,
+    chain: Chain,
+    asset: Asset,
+    policy: ClaimPolicy | None,
+    alarms: Listener = to_log,
+    clock: Callable[[], float] = steady_time,
 ) -> Collector | None:
     """A collector for what an app earns; None when the owner wants none, or the chain has none:
 
@@ -51,4 +58,5 @@ def collector_of(
         return None
     policy.of(asset)  # an amount that is none shows at start
     assets = {**KNOWN_ASSETS, (asset.network, asset.address): asset}
-    return Collector(Claimer(store, chain, policy, alarms, assets=assets), policy.poll_seconds)
+    claimer = Claimer(store, chain, policy, alarms, assets=assets, clock=clock)
+    return Collector(claimer, policy.poll_seconds)

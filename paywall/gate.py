@@ -359,7 +359,7 @@ class Gate:
     async def _renew_forever(self) -> None:
         """Keeps the holds of requests that take longer than a hold lasts."""
         while True:
-            before = set(self._running)
+            before = list(self._running)
             await asyncio.sleep(HOLD_RENEW_SECONDS)
             held = [(self._running[key], key) for key in before if key in self._running]
             try:

@@ -151,7 +151,7 @@ class Round:
         for risk in plan.risks:
             self._judge_waiting(risk.receiver, risk.token, plan, situation)
         late, lost = set(), set()
-        for channel_id in {*self._looked_at, *await self._desk.withdrawing()}:
+        for channel_id in dict.fromkeys([*self._looked_at, *await self._desk.withdrawing()]):
             channel = await self._store.channel(channel_id)
             name = show_bytes(channel_id)
             if channel and self._is_late(channel):

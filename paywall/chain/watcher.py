@@ -147,7 +147,7 @@ class Watcher:
         gone = [line for place, line in before.items() if place not in lines]
         for line in (*new, *gone):
             self._again[line.channel_id] = max(line.block, self._again.get(line.channel_id, 0))
-        await self._refresh(desk, {line.channel_id for line in (*new, *gone)})
+        await self._refresh(desk, dict.fromkeys(line.channel_id for line in (*new, *gone)))
         for line in gone:
             del self._known[line.place]
         self._known.update(lines)

@@ -1,0 +1,184 @@
+"""Agents: a wallet, a few tasks that pay with it, and an owner who meddles with its channels.
+
+What pays is the product's own transport over the simulated wire. An agent's process is killed like
+a worker's and comes back with the same wallet file. Its owner asks for refunds, and takes deposits
+back on chain while the agent goes on spending them: that is the cheat that claims must outrun.
+"""
+
+import asyncio
+from collections import Counter
+from contextvars import ContextVar
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import httpx
+from coincurve import PrivateKey
+from msgspec import Raw
+
+from paywall.client import AsyncTransport
+from paywall.protocol import eip712
+from paywall.protocol.channel import ChannelConfig
+from paywall.protocol.errors import AgentError, PaymentRefused, ProviderMisbehaved
+from paywall.protocol.schemes.batch import channel_of
+from paywall.wallet import Wallet
+from simulate.chain import EPOCH, Chain
+from simulate.contract import ASSET, NETWORK
+from simulate.faults import Faults
+from simulate.loop import Loop, Process
+from simulate.network import Network, Wire
+from simulate.oracle import Oracle
+from simulate.shop import DELAY_SECONDS, Shop
+
+GOAL: Final[ContextVar[int]] = ContextVar("goal", default=0)
+FUNDS: Final = 100_000_000
+RESTART_SECONDS: Final = 5.0
+BACK_OFF_SECONDS: Final = {"OverBudget": 60.0, "503": 2.0, "ConnectError": 0.5}
+"""How long an agent waits after what it cannot help."""
+
+
+class Agent:
+    """One payer with one key; `total` is its budget in units."""
+
+    def __init__(
+        self,
+        number: int,
+        loop: Loop,
+        chain: Chain,
+        network: Network,
+        shops: list[Shop],
+        oracle: Oracle,
+        faults: Faults,
+        random: Random,
+        folder: Path,
+    ) -> None:
+        self.loop, self.chain, self.network = loop, chain, network
+        self.shops, self.oracle, self.faults, self.random = shops, oracle, faults, random
+        self.key = PrivateKey(random.randbytes(32))
+        self.address = eip712.address_of(self.key)
+        self.total = random.choice((50_000, 400_000, *(20_000_000,) * 6))
+        self.deposit = random.choice(("$0.02", "$0.05", "$1", "$5"))
+        self.tasks = random.choice((1, 1, 4, 16))
+        self.lanes = random.choice((1, 1, 2))
+        self.outcomes: Counter[str] = Counter()
+        self.stepped = 0.0
+        self.withdrawn_at = 0.0
+        self.resting = False
+        self.number = number
+        self._file = folder / f"wallet-{number}.db"
+        self._pause = random.choice((0.0, 0.0, 0.2, 2.0))
+        chain.contract.fund(self.address, FUNDS)
+        self.begin()
+
+    def begin(self) -> None:
+        """A process with the wallet's file, as after a start of the machine."""
+        self.process = Process(f"agent-{self.number}", self._life())
+        self.wallet = Wallet(
+            self.key.secret,
+            per_request="$0.005",
+            total=f"${self.total / 10**6:.6f}",
+            deposit=self.deposit,
+            lanes=self.lanes,
+            assets=[ASSET],
+            state=self._file,
+            clock=lambda: EPOCH + self.loop.time() + self.stepped,
+        )
+        wallet = self.wallet
+        self.process.on_death[self] = lambda: self._died(wallet)
+        self.transport = AsyncTransport(wallet, Wire(self.network, self.process, GOAL.get))
+        for _ in range(self.tasks):
+            self.process.spawn(self._spend())
+
+    def _life(self) -> int:
+        rate = self.faults.rates["agent killed"]
+        return 1 + int(self.random.expovariate(rate / 20_000)) if rate else 0
+
+    def _died(self, wallet: Wallet) -> None:
+        self.faults.note("agent killed")
+        wallet.close()
+        self.loop.call_later(RESTART_SECONDS * self.random.random(), self.begin)
+
+    # -- Spending --------------------------------------------------------------------------------
+
+    async def _spend(self) -> None:
+        while not self.resting:
+            if self._pause:
+                await asyncio.sleep(self._pause * self.random.random())
+            shop = self.random.choice(self.shops)
+            route = self.random.choice(("item", "item", "item", "dear", "stream"))
+            outcome = await self.buy(f"https://{shop.host}/{route}/{self.random.randrange(5)}")
+            await asyncio.sleep(BACK_OFF_SECONDS.get(outcome, 0.0))
+
+    async def buy(self, url: str) -> str:
+        """One request, and in a word what became of it."""
+        GOAL.set(self.oracle.next_goal())
+        patience = self.random.random() if self.faults.strikes("client hangs up") else None
+        try:
+            async with asyncio.timeout(patience):
+                answer = await self.transport.handle_async_request(httpx.Request("GET", url))
+                await answer.aread()
+            outcome = str(answer.status_code)
+        except TimeoutError:
+            outcome = "hung up"
+        except ProviderMisbehaved as error:
+            self.oracle.violated(b"", f"an honest provider is blamed: {error}")
+            outcome = "blamed"
+        except PaymentRefused as error:
+            outcome = f"refused: {error.reason}"
+        except (AgentError, httpx.TransportError) as error:
+            outcome = type(error).__name__
+        self.outcomes[outcome] += 1
+        return outcome
+
+    # -- The owner -------------------------------------------------------------------------------
+
+    async def refund(self, host: str) -> None:
+        """Asks for what is left, in the middle of everything."""
+        amount = self.random.choice((None, None, 1_000))
+        request = httpx.Request("GET", f"https://{host}/item/0")
+        try:
+            await self.transport.refund(request, amount)
+            outcome = "refunded"
+        except ProviderMisbehaved as error:
+            self.oracle.violated(b"", f"an honest provider is blamed: {error}")
+            outcome = "blamed"
+        except (AgentError, httpx.TransportError) as error:
+            outcome = f"refund: {type(error).__name__}"
+        self.outcomes[outcome] += 1
+
+    def configs(self) -> list[ChannelConfig]:
+        """Every channel that the wallet knows."""
+        rows = self.wallet.file.accounts()
+        return [channel_of(Raw(account.config), NETWORK)[0] for account in rows]
+
+    def withdraw(self, config: ChannelConfig) -> None:
+        """Begins to take a deposit back, and does so when the delay is over."""
+        contract, channel_id = self.chain.contract, config.channel_id(NETWORK)
+        balance, claimed = contract.pair("channel", channel_id)
+        if balance <= claimed:
+            return
+        self.faults.note("withdrawal")
+        self.oracle.note(channel_id, "withdrawal begins", balance - claimed)
+        amount, self.withdrawn_at = balance - claimed, self.loop.time()
+        begun = self.chain.sign(lambda c: c.begin_withdrawal(config, amount))
+        self.chain.send(begun)
+
+        def finish() -> None:
+            self.oracle.note(channel_id, "withdrawal ends")
+            self.chain.send(self.chain.sign(lambda c: c.end_withdrawal(config)))
+
+        self.loop.call_later(DELAY_SECONDS + 30.0, finish)
+
+    def is_locked_out(self, host: str) -> bool:
+        """Whether a deposit was mined and its answer lost, and its money went back since.
+
+        The wallet signs that deposit again, under its own salt, and the token has it as used.
+        """
+        contract = self.chain.contract
+        for account in self.wallet.file.accounts():
+            if account.deposit and host in account.origin:
+                salt = int.from_bytes(account.deposit.salt, "big")
+                number = eip712.deposit_nonce(account.channel_id, salt)
+                if contract.get("used", self.address, number):
+                    return True
+        return False

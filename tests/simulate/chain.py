@@ -1,0 +1,267 @@
+"""The chain in virtual time: a pool of transactions, blocks every two seconds, reorganisations.
+
+`ChainLink` is what one worker has of it: `OwnChain`, as a node with a gas key offers it, with
+delays, outages, transactions that take long or fall out of the pool, and readings as deep as the
+owner's confirmations. A reorganisation is never as deep as those: that is what they are for.
+"""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from paywall.chain import Mined
+from paywall.chain.own import Head, InFlight, OwnChain, Seen, Written
+from paywall.protocol.channel import ChainState, Channel
+from paywall.protocol.claims import Batch
+from paywall.protocol.eip712 import keccak
+from paywall.protocol.errors import (
+    ChainUnavailable,
+    Reason,
+    Refused,
+    Reverted,
+    TransactionPending,
+)
+from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS
+from paywall.protocol.money import Address
+from paywall.protocol.schemes.batch import Deposit
+from simulate.contract import NETWORK, Contract, Revert, Row, Transaction, Work
+from simulate.faults import Faults
+from simulate.loop import empty_context
+
+BLOCK_SECONDS: Final = 2.0
+STUCK_SECONDS: Final = 15.0
+EPOCH: Final = 1_800_000_000
+"""Unix seconds at which every world begins."""
+
+
+class Chain:
+    """The one chain of a world."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, faults: Faults, random: Random) -> None:
+        self.contract = Contract(EPOCH)
+        self.confirmations = random.choice((1, 1, 2, 3))
+        self._loop = loop
+        self._faults = faults
+        self._random = random
+        self._pool: list[Transaction] = []
+        self._sent: dict[bytes, Transaction] = {}
+        self._context = empty_context()
+
+    @property
+    def head(self) -> int:
+        return self.contract.blocks[-1].number
+
+    def start(self) -> None:
+        self._loop.call_later(BLOCK_SECONDS, self._next, context=self._context)
+
+    def _next(self) -> None:
+        depth = self._random.randrange(self.confirmations)
+        if depth and self._faults.strikes("reorganisation"):
+            for loose in self.contract.reorganise(depth):
+                if not self._faults.strikes("transaction dropped"):
+                    self._pool.append(loose)
+            self._random.shuffle(self._pool)
+        taken = [t for t in self._pool if not self._faults.strikes("transaction late")]
+        self._pool = [t for t in self._pool if t not in taken]
+        self.contract.mine(taken, EPOCH + int(self._loop.time()))
+        self.start()
+
+    def sign(self, work: Work) -> Transaction:
+        name = keccak(b"transaction %d" % len(self._sent))
+        self._sent[name] = Transaction(name, work)
+        return self._sent[name]
+
+    def signed(self, name: bytes) -> Transaction:
+        return self._sent[name]
+
+    def send(self, transaction: Transaction) -> None:
+        """Into the pool, unless it is there or mined already."""
+        if transaction.block is None and transaction not in self._pool:
+            self._pool.append(transaction)
+
+    def depth(self, transaction: Transaction) -> int:
+        """How many blocks show it."""
+        return self.head - transaction.block.number + 1 if transaction.block else 0
+
+
+class ChainLink(OwnChain):
+    """One worker's way to the chain. `clock` is the worker's own."""
+
+    network = NETWORK
+
+    def __init__(
+        self, chain: Chain, faults: Faults, authorizer: Address, clock: Callable[[], float]
+    ) -> None:
+        self._chain = chain
+        self._faults = faults
+        self._authorizer = authorizer
+        self._clock = clock
+        self._seen = 0
+
+    @property
+    def receiver_authorizer(self) -> Address:
+        return self._authorizer
+
+    @property
+    def gas_wallet(self) -> Address:
+        return self._authorizer
+
+    async def open(self) -> None:
+        """There is nothing to check."""
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
+    async def _trip(self) -> None:
+        await asyncio.sleep(self._faults.delay("chain"))
+        if self._faults.strikes("chain unreachable"):
+            raise ChainUnavailable("the chain is not reached")
+
+    # -- Reading ---------------------------------------------------------------------------------
+
+    async def channel(self, channel_id: bytes) -> ChainState:
+        read_at_ms = int(self._clock() * 1000)
+        await self._trip()
+        block = self._chain.head - self._chain.confirmations + 1
+        if block < self._seen:
+            raise ChainUnavailable("the chain shows less than it did")
+        contract = self._chain.contract
+        balance, claimed = contract.pair("channel", channel_id, block=block)
+        amount, since = contract.pair("withdrawal", channel_id, block=block)
+        refunds = contract.get("refunds", channel_id, block=block)
+        assert isinstance(refunds, int)
+        return ChainState(balance, claimed, amount, since, refunds, block, read_at_ms)
+
+    async def to_settle(self, receiver: Address, token: Address) -> int:
+        await self._trip()
+        earned, settled = self._chain.contract.pair("pot", receiver)
+        return earned - settled
+
+    async def token_balance(self, token: Address, holder: Address) -> int:
+        await self._trip()
+        return self._chain.contract.amount("token", holder)
+
+    async def gas_price_wei(self) -> int:
+        await self._trip()
+        return self._faults.gas_price_wei()
+
+    async def head(self) -> Head:
+        await self._trip()
+        block = self._chain.contract.blocks[-1]
+        return Head(block.number, block.mined_at)
+
+    async def log(self, first: int, last: int) -> list[Seen]:
+        await self._trip()
+        return [
+            Seen((block.name, at), block.number, channel_id)
+            for block in self._chain.contract.blocks[max(0, first) : last + 1]
+            for at, channel_id in enumerate(block.lines)
+        ]
+
+    # -- Sending ---------------------------------------------------------------------------------
+
+    async def deposit(self, deposit: Deposit) -> Mined | None:
+        await self._trip()
+        contract, payer = self._chain.contract, deposit.config.payer
+        used = ("used", payer, deposit.authorization().authorization_nonce)
+        if contract.get(*used):
+            return None
+        if contract.amount("token", payer) < deposit.amount:
+            raise Refused(Reason.PAYER_BALANCE)
+        try:
+            return await self._transact(lambda c: c.deposit(deposit))
+        except Reverted as error:
+            if contract.get(*used):
+                return None
+            raise Refused(Reason.DEPOSIT_FAILED, f"({error.reason})") from error
+
+    async def rehearse(self, batch: Batch) -> int:
+        await self._trip()
+        self._rehearse(_claim_of(batch))
+        return 60_000
+
+    async def claim(self, batch: Batch, written: Written | None = None) -> Mined:
+        assert batch.receiver_authorizer == self._authorizer
+        return await self._transact(_claim_of(batch), written)
+
+    async def settle(
+        self, receiver: Address, token: Address, written: Written | None = None
+    ) -> Mined | None:
+        if await self.to_settle(receiver, token) <= 0:
+            return None
+        return await self._transact(lambda c: c.settle(receiver), written)
+
+    async def rehearse_settlement(self, receiver: Address, token: Address) -> int:
+        await self._trip()
+        return 60_000
+
+    async def rehearse_refund(self, channel: Channel, amount: int) -> int:
+        await self._trip()
+        self._rehearse(_refund_of(channel, amount))
+        return 60_000
+
+    async def refund(self, channel: Channel, amount: int) -> Mined:
+        return await self._transact(_refund_of(channel, amount))
+
+    async def resume(self, in_flight: InFlight, written: Written | None = None) -> Mined | None:
+        await self._trip()
+        transaction = self._chain.signed(in_flight.data)
+        self._chain.send(transaction)
+        return await self._outcome(transaction)
+
+    def _rehearse(self, work: Work) -> None:
+        try:
+            self._chain.contract.rehearse(work)
+        except Revert as reason:
+            raise Reverted(str(reason)) from reason
+
+    async def _transact(self, work: Work, written: Written | None = None) -> Mined:
+        await self._trip()
+        self._rehearse(work)
+        transaction = self._chain.sign(work)
+        if written:
+            await written(InFlight(transaction.name, transaction.name))
+        await self._trip()
+        self._chain.send(transaction)
+        if self._faults.strikes("chain reply lost"):
+            raise TransactionPending("nobody said whether it was taken", transaction.name)
+        return await self._outcome(transaction)
+
+    async def _outcome(self, transaction: Transaction) -> Mined:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while clock() < began + CHAIN_TIMEOUT_SECONDS:
+            await asyncio.sleep(1.0)
+            if transaction.block and self._chain.depth(transaction) >= self._chain.confirmations:
+                self._seen = max(self._seen, transaction.block.number)
+                if transaction.reverted:
+                    raise Reverted(transaction.reverted, transaction.name)
+                return Mined(transaction.name, transaction.block.number, 60_000, 60_000 * 10**7)
+            if clock() > began + STUCK_SECONDS:
+                self._chain.send(transaction)
+        raise TransactionPending("sent, and not mined in time", transaction.name)
+
+
+def _row_of(channel: Channel) -> Row | None:
+    """The claim of all that a channel owes; None when it owes nothing more."""
+    if channel.voucher is None or channel.unclaimed <= 0:
+        return None
+    voucher = channel.voucher
+    return Row(channel.config, voucher.amount, voucher.signature, channel.charged)
+
+
+def _claim_of(batch: Batch) -> Work:
+    rows = [row for channel in batch.channels if (row := _row_of(channel))]
+    return lambda contract: contract.claim(rows)
+
+
+def _refund_of(channel: Channel, amount: int) -> Work:
+    """All that is owed is claimed and so much goes back, in one transaction."""
+    claim, number = _row_of(channel), channel.chain.refund_nonce
+
+    def work(contract: Contract) -> list[bytes]:
+        claimed = contract.claim([claim]) if claim else []
+        return [*claimed, *contract.refund(channel.config, amount, number)]
+
+    return work

@@ -1,0 +1,156 @@
+"""Virtual time, and processes that can be killed at any step.
+
+The loop has no sockets and never sleeps: when nothing is ready, its clock jumps to the next timer.
+A *process* is a set of tasks that share a memory. One that is killed runs no step any more: no
+`finally`, no `except`, as after `kill -9`. Its tasks are kept until the world ends, because a
+coroutine that is collected would run its `finally` after all.
+"""
+
+import asyncio
+import gc
+import sys
+import warnings
+from asyncio.base_events import BaseEventLoop
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
+from typing import Any, Final
+from weakref import WeakSet
+
+PROCESS: Final[ContextVar["Process | None"]] = ContextVar("process", default=None)
+
+
+class Process:
+    """Tasks that live and die together. `steps` is after how many it is killed; 0 is never."""
+
+    def __init__(self, name: str, steps: int = 0) -> None:
+        self.name = name
+        self.alive = True
+        self.steps = steps
+        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.on_death: dict[object, Callable[[], None]] = {}
+        self._context = copy_context()
+        self._context.run(PROCESS.set, self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs a coroutine as a part of this process."""
+        return asyncio.get_running_loop().create_task(work, context=self._context.copy())
+
+
+class Loop(BaseEventLoop):
+    """An event loop in virtual time, which starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._pushed = 0
+        self._buried: list[object] = []
+        self.deaths = 0
+        self.steps = 0
+        self.set_task_factory(self._task)
+
+    def time(self) -> float:
+        return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._pushed += 1  # timers of one moment go in the order in which they were set
+        heappush(self._timers, (when, self._pushed, timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its time comes."""
+
+    def _write_to_self(self) -> None:
+        """Nobody waits in a selector."""
+
+    def _task(
+        self, loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        process = context.get(PROCESS) if context else PROCESS.get()
+        task = asyncio.Task(work, loop=loop, name="", context=context)
+        if process is not None:
+            process.tasks.add(task)
+        return task
+
+    def kill(self, process: Process) -> None:
+        """Ends a process here and now."""
+        if not process.alive:
+            return
+        process.alive = False
+        self.deaths += 1
+        self._buried.extend(process.tasks)
+        for told in list(process.on_death.values()):
+            told()
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        if not ready:
+            self._wait()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            self.steps += 1
+            process = handle._context.get(PROCESS)
+            if process is not None:
+                if process.alive and process.steps:
+                    process.steps -= 1
+                    if not process.steps:
+                        self.kill(process)
+                if not process.alive:
+                    self._buried.append(handle)
+                    continue
+            handle._run()
+
+    def _wait(self) -> None:
+        """Jumps to the next timer, and makes ready all that are due then."""
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+        if not timers:
+            raise RuntimeError("everybody waits for ever")
+        self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            handle = heappop(timers)[2]
+            handle._scheduled = False
+            self._ready.append(handle)
+
+    def bury(self) -> None:
+        """Lets go of the dead when nothing runs any more; whatever their `finally` wants, fails."""
+        assert not self.is_running()
+        hook, sys.unraisablehook = sys.unraisablehook, _ignore
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for task in asyncio.all_tasks(self):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
+                self._ready.clear()
+                self._timers.clear()
+                self._buried.clear()
+                self.close()
+                gc.collect()
+        finally:
+            sys.unraisablehook = hook
+
+
+def _ignore(told: object) -> None:
+    """What a dead coroutine could not do any more."""
+
+
+def _close(work: Any) -> None:
+    """Ends a coroutine, however often it would wait once more on its way out."""
+    for _ in range(10):
+        try:
+            return work.close()
+        except BaseException:
+            continue
+
+
+def empty_context() -> Context:
+    """For what belongs to no process: packets on their way, blocks being made."""
+    return Context()

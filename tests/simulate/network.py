@@ -1,0 +1,303 @@
+"""The network between agents and workers: HTTP as httpx and ASGI see it, without sockets.
+
+One *call* is one sending of one request to one worker. It may be refused, lost, late, doubled or
+recorded by a stranger on its way; its answer may be lost, cut or replaced by a gateway's; its
+client may hang up, and either side may die. What a worker has sent leaves even if it dies then.
+"""
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable
+from random import Random
+from typing import Any, Final
+
+import httpx
+import msgspec
+from starlette.types import ASGIApp, Message, Scope
+
+from paywall.protocol.x402 import PAYMENT_SIGNATURE
+from simulate.faults import Faults
+from simulate.loop import Process, empty_context
+from simulate.oracle import Asked, Oracle
+from simulate.store import CALL
+
+PATIENCE_SECONDS: Final = 20.0
+GATEWAY: Final = (502, 504)
+_RUN: Final = b"x-run"
+_METERED: Final = b"x-metered"
+
+
+class Worker:
+    """A process that serves an app. `app` is None until it has started."""
+
+    def __init__(self, process: Process, app: ASGIApp) -> None:
+        self.process = process
+        self.app = app
+
+    @property
+    def alive(self) -> bool:
+        return self.process.alive
+
+
+class Call:
+    """One sending, seen from both ends. The client waits for `head`, then for chunks."""
+
+    def __init__(self, network: "Network", request: httpx.Request, asked: Asked) -> None:
+        self.request = request
+        self.asked = asked
+        self.head: asyncio.Future[httpx.Response] = network.loop.create_future()
+        self._network = network
+        self._gone = asyncio.Event()
+        self._uploaded = False
+        self._start: Message | None = None
+        self._chunks: list[bytes] = []
+        self._more = asyncio.Event()
+        self._over = False
+        self._broken: httpx.TransportError | None = None
+
+    # -- The worker's end ------------------------------------------------------------------------
+
+    async def serve(self, worker: Worker) -> None:
+        """Runs in the worker's process."""
+        CALL.set(self.asked)
+        worker.process.on_death[self] = self._cut
+        try:
+            await worker.app(self._scope(), self.receive, self.send)
+        finally:
+            worker.process.on_death.pop(self, None)
+        if self._start is None:
+            self._network.later(self._fail, httpx.RemoteProtocolError("nothing was answered"))
+
+    def _scope(self) -> Scope:
+        url = self.request.url
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": self.request.method,
+            "scheme": url.scheme,
+            "path": url.path,
+            "raw_path": url.raw_path.partition(b"?")[0],
+            "query_string": url.query,
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in self.request.headers.raw],
+            "server": (url.host, url.port or 443),
+            "client": ("agent", 1),
+        }
+
+    async def receive(self) -> Message:
+        if not self._uploaded:
+            self._uploaded = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self._gone.is_set():
+            return
+        if message["type"] == "http.response.start":
+            self._start = message
+            self._network.left(message)
+            return
+        assert self._start is not None
+        chunk, over = message.get("body", b""), not message.get("more_body", False)
+        self._network.later(self._arrive, self._start, chunk, over)
+
+    def _cut(self) -> None:
+        """The worker has died."""
+        self._network.later(self._fail, httpx.ReadError("connection reset"))
+
+    # -- The client's end ------------------------------------------------------------------------
+
+    def hang_up(self) -> None:
+        """The client is gone; the worker hears of it."""
+        self._network.later(self._gone.set)
+
+    def _arrive(self, start: Message, chunk: bytes, over: bool) -> None:
+        self._chunks.append(chunk)
+        self._over = self._over or over
+        self._more.set()
+        if self.head.done():
+            return
+        fate = self._network.fate_of_answer()
+        if fate is None:
+            body = chunk if over else None
+            stream = None if over else Stream(self)
+            headers = start["headers"]
+            answer = httpx.Response(start["status"], headers=headers, content=body, stream=stream)
+            self.head.set_result(answer)
+        elif isinstance(fate, httpx.Response):
+            self.head.set_result(fate)
+        else:
+            self.head.set_exception(fate)
+
+    def _fail(self, error: httpx.TransportError) -> None:
+        self._broken = error
+        self._more.set()
+        self.give_up(error)
+
+    def give_up(self, error: httpx.TransportError) -> None:
+        if not self.head.done():
+            self.head.set_exception(error)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._chunks:
+                yield self._chunks.pop(0)
+            if self._over:
+                return
+            if self._broken:
+                raise self._broken
+            self._more.clear()
+            await self._more.wait()
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body that comes in pieces."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._call.chunks()
+
+    async def aclose(self) -> None:
+        self._call.hang_up()
+
+
+class Network:
+    """All ways of a world. `workers` are those of the provider whose host is named."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, faults: Faults, oracle: Oracle, random: Random
+    ) -> None:
+        self.loop = loop
+        self.faults = faults
+        self.workers: dict[str, list[Worker]] = {}
+        self._oracle = oracle
+        self._random = random
+        self._context = empty_context()
+
+    def later(self, act: Callable[..., Any], *told: Any) -> None:
+        """Something arrives after a while, whoever is alive then."""
+        self.loop.call_later(self.faults.delay("network"), act, *told, context=self._context)
+
+    def left(self, start: Message) -> None:
+        """The head of an answer leaves a worker; a run and a receipt mean that it was paid."""
+        if start["status"] >= 400:
+            return
+        headers = dict(start["headers"])
+        if _RUN in headers and b"payment-response" in headers:
+            self._oracle.left(headers[_RUN].decode(), _METERED in headers)
+
+    def fate_of_answer(self) -> httpx.Response | httpx.TransportError | None:
+        if self.faults.strikes("answer lost"):
+            return httpx.ReadError("connection reset")
+        if self.faults.strikes("gateway error"):
+            return httpx.Response(self._random.choice(GATEWAY), content=b"gateway")
+        return None
+
+    def worker_of(self, host: str) -> Worker | None:
+        alive = [worker for worker in self.workers[host] if worker.alive]
+        return self._random.choice(alive) if alive else None
+
+    def dispatch(self, call: Call, host: str) -> None:
+        """The sending reaches a worker, if one is there."""
+        worker = self.worker_of(host)
+        if worker is None:
+            call.give_up(httpx.ReadError("nobody is there"))
+        else:
+            worker.process.spawn(call.serve(worker))
+
+    def watch(self, request: httpx.Request) -> None:
+        """Sees what is paid, and may let a stranger send it again, with its id or without."""
+        header = request.headers.get(PAYMENT_SIGNATURE)
+        if header is None:
+            return
+        voucher = _seen.decode(b64decode(header)).payload.voucher
+        channel_id = bytes.fromhex(voucher.channel_id[2:])
+        self._oracle.signed(channel_id, int(voucher.max_claimable_amount))
+        if self.faults.strikes("replayed by a stranger"):
+            stolen = self._random.choice((header, _without_id(header)))
+            copy = httpx.Request(request.method, request.url, headers={PAYMENT_SIGNATURE: stolen})
+            seconds = self._random.choice((0.01, 1.0, 30.0, 400.0)) * self._random.random()
+            self.loop.call_later(seconds, self._replay, copy, context=self._context)
+
+    def _replay(self, request: httpx.Request) -> None:
+        call = Call(self, request, Asked(0))
+        call.head.add_done_callback(_forget)
+        self.dispatch(call, request.url.host)
+
+
+class _Voucher(msgspec.Struct, rename="camel"):
+    channel_id: str
+    max_claimable_amount: str
+
+
+class _Payload(msgspec.Struct):
+    voucher: _Voucher
+
+
+class _Payment(msgspec.Struct):
+    payload: _Payload
+
+
+_seen = msgspec.json.Decoder(_Payment)
+
+
+def _without_id(header: str) -> str:
+    """The payment without what names it: nobody has signed that."""
+    payment = msgspec.json.decode(b64decode(header))
+    payment.pop("extensions", None)
+    return b64encode(msgspec.json.encode(payment)).decode()
+
+
+def _forget(head: "asyncio.Future[httpx.Response]") -> None:
+    head.exception()
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """What the agent's paying transport stands on, in place of a connection pool."""
+
+    def __init__(self, network: Network, process: Process, goal: Callable[[], int]) -> None:
+        self._network = network
+        self._process = process
+        self._goal = goal
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        network, faults = self._network, self._network.faults
+        if faults.strikes("connection refused") or not network.worker_of(request.url.host):
+            await asyncio.sleep(faults.delay("network"))
+            raise httpx.ConnectError("connection refused")
+        call = Call(network, request, Asked(self._goal()))
+        self._process.on_death[call] = call.hang_up
+        network.watch(request)
+        if not faults.strikes("request lost"):
+            self._send(call)
+        if faults.strikes("request duplicated"):
+            twin = Call(network, request, Asked(call.asked.goal, copy=True))
+            twin.head.add_done_callback(_forget)
+            self._send(twin)
+        timer = network.loop.call_later(
+            PATIENCE_SECONDS, call.give_up, httpx.ReadTimeout("no answer came")
+        )
+        try:
+            return await call.head
+        except (httpx.TransportError, asyncio.CancelledError):
+            call.hang_up()
+            raise
+        finally:
+            timer.cancel()
+            self._process.on_death.pop(call, None)
+
+    def _send(self, call: Call) -> None:
+        seconds = self._network.faults.delay("network")
+        if self._network.faults.strikes("request delayed"):
+            seconds += 5.0
+        self._network.loop.call_later(
+            seconds,
+            self._network.dispatch,
+            call,
+            call.request.url.host,
+            context=empty_context(),
+        )

@@ -1,0 +1,194 @@
+"""The store's server, which forgets under some faults, and a worker's way to it.
+
+The server is the memory store with the product's rules; around it stands a log of what each write
+has replaced. A fail-over takes back the newest entries of that log, as a replica that lagged has
+not got them; a flush takes everything. Every verb travels: it may be refused on the way, or carried
+out and its reply lost, and is then repeated, as a real client repeats it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final
+
+from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Standing, Voucher
+from paywall.protocol.errors import StoreUnavailable
+from paywall.protocol.once import Ticket
+from paywall.stores.memory import MemoryStore
+from paywall.stores.rules import Rule, RuleStore, Slot
+from simulate.faults import Faults
+from simulate.oracle import Asked, Op, Oracle
+
+CALL: Final[ContextVar[Asked | None]] = ContextVar("call", default=None)
+"""For which sending of which payment this task works."""
+ATTEMPTS: Final = 3
+LOG_SECONDS: Final = 5.0
+
+
+class Server:
+    """The records of one provider. `clock` is the server's own, in Unix seconds."""
+
+    def __init__(self, oracle: Oracle, clock: Callable[[], float]) -> None:
+        self.memory = MemoryStore(clock)
+        self._oracle = oracle
+        self._clock = clock
+        self._log: deque[tuple[float, Callable[[], None]]] = deque()
+        self.down_until = 0.0
+        self.loss = 0
+
+    async def apply(self, op: Op, channel_id: bytes, rule: Rule, payment_id: str) -> Slot:
+        """One verb, whole. It does not wait, so nothing comes between."""
+        records, entries, key = (
+            self.memory._records,
+            self.memory._entries,
+            (channel_id, payment_id),
+        )
+        before, entry = records.get(channel_id), entries.get(key)
+        slot = await self.memory._apply(channel_id, rule, payment_id)
+        after = records.get(channel_id)
+        undone: Callable[[], None] | None = None
+        if after is not None and (after is not before or op.verb in ("charge", "reserve")):
+            now_ms = int(self._clock() * 1000)
+            undone = self._oracle.applied(op, channel_id, before, after, now_ms)
+        if after is not before or entries.get(key) is not entry:
+            self._keep(key, before, entry, undone)
+        return slot
+
+    def _keep(
+        self,
+        key: tuple[bytes, str],
+        before: Channel | None,
+        entry: object,
+        undone: Callable[[], None] | None,
+    ) -> None:
+        def undo() -> None:
+            _restore(self.memory._records, key[0], before)
+            _restore(self.memory._entries, key, entry)
+            if undone:
+                undone()
+
+        now = asyncio.get_running_loop().time()
+        self._log.append((now, undo))
+        while self._log[0][0] < now - LOG_SECONDS:
+            self._log.popleft()
+
+    def fail_over(self, lag_seconds: float) -> int:
+        """Another server takes over, which has not heard the last so many seconds."""
+        since = asyncio.get_running_loop().time() - lag_seconds
+        lost = 0
+        while self._log and self._log[-1][0] > since:
+            self._log.pop()[1]()
+            lost += 1
+        return lost
+
+    def flush(self) -> None:
+        """Everything is gone."""
+        self._log.clear()
+        for channel_id in list(self.memory._records):
+            self._oracle.flushed(channel_id)
+        self.memory._records.clear()
+        self.memory._entries.clear()
+
+
+def _restore(table: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+class StoreLink(RuleStore):
+    """One worker's connection."""
+
+    def __init__(self, server: Server, faults: Faults) -> None:
+        self._server = server
+        self._faults = faults
+        self._op = Op("read")
+
+    async def open(self) -> None:
+        """It is there."""
+
+    async def close(self) -> None:
+        """It stays."""
+
+    async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
+        await self._trip()
+        return await self._server.memory.channels(after, limit)
+
+    async def claimable(self, limit: int = 1000) -> list[Channel]:
+        await self._trip()
+        return await self._server.memory.claimable(limit)
+
+    async def _trip(self) -> None:
+        await asyncio.sleep(self._faults.delay("store"))
+        down = asyncio.get_running_loop().time() < self._server.down_until
+        if down or self._faults.strikes("store refuses"):
+            raise StoreUnavailable("the store is not reached")
+
+    async def _apply(self, channel_id: bytes, rule: Rule, payment_id: str = "") -> Slot:
+        op, self._op = self._op, Op("read")
+        for _ in range(ATTEMPTS):
+            await self._trip()
+            try:
+                slot = await self._server.apply(op, channel_id, rule, payment_id)
+            except Exception:
+                await asyncio.sleep(self._faults.delay("store"))
+                raise
+            await asyncio.sleep(self._faults.delay("store"))
+            if not self._faults.strikes("store reply lost"):
+                return slot
+        raise StoreUnavailable("no reply of the store arrives")
+
+    # -- The verbs, with what the oracle must know of each ---------------------------------------
+
+    async def reserve(
+        self,
+        channel_id: bytes,
+        voucher: Voucher,
+        price: int,
+        request: str,
+        ticket: Ticket | None = None,
+    ) -> Standing:
+        self._op = Op("reserve", request, voucher.amount, price, CALL.get())
+        return await super().reserve(channel_id, voucher, price, request, ticket)
+
+    async def charge(
+        self,
+        channel_id: bytes,
+        request: str,
+        amount: int,
+        ticket: Ticket | None = None,
+        answer: bytes = b"",
+    ) -> Standing:
+        self._op = Op("charge", request, amount)
+        return await super().charge(channel_id, request, amount, ticket, answer)
+
+    async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
+        self._op = Op("release", request)
+        await super().release(channel_id, request, ticket)
+
+    async def _renew(self, channel_id: bytes, requests: object) -> None:
+        self._op = Op("renew")
+        await super()._renew(channel_id, requests)  # type: ignore[arg-type]
+
+    async def record(
+        self,
+        channel_id: bytes,
+        network: str,
+        config: ChannelConfig,
+        chain: ChainState,
+        evidence: int,
+    ) -> Channel:
+        self._op = Op("record", amount=evidence)
+        return await super().record(channel_id, network, config, chain, evidence)
+
+    async def begin_refund(
+        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
+    ) -> Channel:
+        self._op = Op("begin refund", request, amount or 0)
+        return await super().begin_refund(channel_id, voucher, amount, request)
+
+    async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
+        self._op = Op("end refund")
+        return await super().end_refund(channel_id, chain)

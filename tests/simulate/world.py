@@ -1,0 +1,303 @@
+"""A world from its seed: built, run until enough was paid, brought to rest, and counted.
+
+    seed -> faults, providers, agents -> payments under faults -> calm -> everybody is served once
+    more -> all is claimed and settled -> the books of store, chain and oracle are the same
+
+A world is small (some thousands of payments) and whole: a long run is many of them, each with its
+own seed, so that a failure is replayed in seconds.
+"""
+
+import asyncio
+import logging
+import secrets
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from paywall.chain.claimer import claim, settle
+from paywall.protocol.claims import Terms
+from paywall.protocol.limits import REFUND_HOLD_SECONDS
+from simulate.agents import FUNDS, Agent
+from simulate.chain import EPOCH, Chain, ChainLink
+from simulate.contract import ASSET, SETTLEMENT
+from simulate.faults import RARE, Faults
+from simulate.loop import Loop
+from simulate.network import Network
+from simulate.oracle import Oracle
+from simulate.shop import DELAY_SECONDS, Shop
+from simulate.store import StoreLink
+
+TICK_SECONDS: Final = 1.0
+PATIENCE: Final = 4
+"""A world in which so many requests are sent for one that is paid is ended early."""
+SERVED: Final = ("200", "OverBudget", "429")
+"""Also who has spent what it may, or has made as many deposits as a provider pays for."""
+_SHM: Final = Path("/dev/shm")
+
+
+@dataclass
+class Result:
+    """What one world came to. `violations` should be empty."""
+
+    seed: str
+    payments: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    digest: int = 0
+    steps: int = 0
+    virtual_seconds: float = 0.0
+
+
+class World:
+    """Everybody and everything that one seed makes."""
+
+    def __init__(self, seed: str, payments: int, folder: Path, loop: Loop) -> None:
+        self.seed = seed
+        self.loop = loop
+        self.payments = payments
+        self.random = Random(f"{seed}/world")
+        self.oracle = Oracle(loop.time)
+        self.faults = Faults(Random(f"{seed}/faults"))
+        self.chain = Chain(loop, self.faults, Random(f"{seed}/chain"))
+        self.network = Network(loop, self.faults, self.oracle, Random(f"{seed}/network"))
+        self._folder = folder
+        self.shops: list[Shop] = []
+        self.agents: list[Agent] = []
+
+    def populate(self) -> None:
+        self.chain.start()
+        for number in range(self.random.randrange(1, 3)):
+            around = self.loop, self.chain, self.network, self.oracle, self.faults
+            shop = Shop(f"shop-{number}.example", *around, Random(f"{self.seed}/shop-{number}"))
+            self.shops.append(shop)
+        for number in range(self.random.randrange(2, 9)):
+            mind = Random(f"{self.seed}/agent-{number}")
+            parts = self.loop, self.chain, self.network, self.shops, self.oracle, self.faults
+            self.agents.append(Agent(number, *parts, mind, self._folder))
+
+    # -- The busy time ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        self.populate()
+        paid = 0
+        while self.oracle.counts["payments"] < self.payments and not self.oracle.violations:
+            await asyncio.sleep(TICK_SECONDS)
+            self._meddle(self.oracle.counts["payments"] - paid)
+            paid = self.oracle.counts["payments"]
+            self._judge()
+            if self.oracle.counts["requests"] > PATIENCE * (self.payments + 100):
+                break  # hardly anybody may pay any more
+        if not self.oracle.violations:
+            await self._rest()
+
+    def _meddle(self, payments: int) -> None:
+        """The rare faults, by how much was paid in the meantime."""
+        for kind in RARE:
+            if kind.endswith("killed"):
+                continue
+            if self.random.random() < self.faults.rates[kind] * payments / 1000:
+                self._strike(kind)
+
+    def _strike(self, kind: str) -> None:
+        shop, agent = self.random.choice(self.shops), self.random.choice(self.agents)
+        if kind == "withdrawal":
+            configs = agent.configs() if agent.process.alive else []
+            if configs:
+                agent.withdraw(self.random.choice(configs))
+            return
+        self.faults.note(kind)
+        if kind == "store fails over":
+            shop.server.fail_over(self.random.choice((0.05, 0.5, 2.0)))
+        elif kind == "store flushed":
+            shop.server.flush()
+        elif kind == "store outage":
+            shop.server.down_until = self.loop.time() + 10.0 * self.random.random()
+        elif kind == "store clock steps":
+            shop.stepped += self.random.choice((-3600.0, -30.0, 30.0, 3600.0))
+        elif kind == "wallet clock steps":
+            agent.stepped += self.random.choice((-3600.0, -30.0, 30.0, 3600.0))
+        elif kind == "refund" and agent.process.alive:
+            agent.process.spawn(agent.refund(shop.host))
+
+    def _judge(self) -> None:
+        """What must hold at every moment on chain."""
+        contract, nobody = self.chain.contract, b""
+        for agent in self.agents:
+            out = FUNDS - contract.amount("token", agent.address)
+            what = f"agent {agent.number} is {out} out of pocket, of {agent.total}"
+            self.oracle.expect(out <= agent.total, nobody, what)
+        self.oracle.expect(contract.money() == contract.minted, nobody, "money was made or lost")
+
+    # -- Rest ------------------------------------------------------------------------------------
+
+    async def _rest(self) -> None:
+        """No more faults. What is under way ends, what is owed is claimed, and all is counted."""
+        self.faults.calm()
+        for agent in self.agents:
+            agent.resting = True
+            agent.stepped = 0.0
+            agent.process.steps = 0
+        for shop in self.shops:
+            shop.stepped = 0.0
+            for worker in shop.workers:
+                worker.process.steps = 0
+        await asyncio.sleep(self._until_quiet())
+        await self._everybody_once_more()
+        await asyncio.sleep(100.0 + max(shop.policy.max_age_seconds for shop in self.shops))
+        self._judge()
+        for shop in self.shops:
+            await self._count(shop)
+        self._count_streams()
+
+    def _until_quiet(self) -> float:
+        """Until withdrawals have ended, and holds and refunds that nobody finishes have expired."""
+        ends = [agent.withdrawn_at + DELAY_SECONDS for agent in self.agents]
+        return 100.0 + max(REFUND_HOLD_SECONDS, *(end - self.loop.time() for end in ends))
+
+    async def _everybody_once_more(self) -> None:
+        """Nobody may be left stuck: whoever may still spend is served, at the third try at most."""
+        for agent in self.agents:
+            for shop in self.shops:
+                outcome = ""
+                for _ in range(3):
+                    if outcome not in SERVED:
+                        outcome = await agent.process.spawn(
+                            agent.buy(f"https://{shop.host}/item/0")
+                        )
+                        await asyncio.sleep(10.0)
+                if outcome not in SERVED and agent.is_locked_out(shop.host):
+                    self.oracle.counts["locked out by a deposit of which no answer told"] += 1
+                elif outcome not in SERVED:
+                    what = f"agent {agent.number} is not served at {shop.host} any more: {outcome}"
+                    self.oracle.violated(b"", what)
+
+    async def _count(self, shop: Shop) -> None:
+        store = StoreLink(shop.server, self.faults)
+        clock = lambda: EPOCH + self.loop.time()  # noqa: E731
+        link = ChainLink(self.chain, self.faults, shop.authorizer, clock)
+        terms = shop.policy.of(ASSET)
+        for channel in await store.channels():
+            left = channel.unclaimed
+            late = left > _dust(terms, self.faults)
+            self.oracle.expect(not late, channel.channel_id, f"the claimer leaves {left} units")
+        await claim(store, link)
+        await settle(store, link)
+        for channel in await store.channels():
+            book, channel_id = self.oracle.book(channel.channel_id), channel.channel_id
+            balance, claimed = self.chain.contract.pair("channel", channel_id)
+            self.oracle.expect(channel.charged == book.charged, channel_id, "the books differ")
+            what = f"{claimed} was claimed of {channel.charged}, and {balance} is there"
+            self.oracle.expect(claimed == channel.charged, channel_id, what)
+            self.oracle.settled(channel_id)
+        earned = self.chain.contract.amount("token", shop.receiver)
+        pot = self.chain.contract.pair("pot", shop.receiver)
+        self.oracle.expect(pot == (earned, earned), b"", "what was claimed was not settled")
+
+    def _count_streams(self) -> None:
+        for run in self.oracle.streams:
+            owed = self.oracle.owed(run)
+            if owed:
+                self.oracle.counts["streams not charged"] += 1
+                self.oracle.counts["units of streams not charged"] += owed
+
+
+def _dust(terms: Terms, faults: Faults) -> int:
+    """What is not worth a row of a claim, at the highest price of gas in calm."""
+    return max(terms.min_amount, terms.fee(5 * 39_000 * 10**6) * 10)
+
+
+@contextmanager
+def seeded(seed: str) -> Iterator[None]:
+    """All that asks the operating system for randomness gets it from the seed."""
+    real = secrets._sysrand  # type: ignore[attr-defined]
+    secrets._sysrand = Random(f"{seed}/secrets")  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        secrets._sysrand = real  # type: ignore[attr-defined]
+
+
+class _Alarm(logging.Handler):
+    """Tells the oracle of every exception that the product did not expect."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        super().__init__()
+        self._oracle = oracle
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            self._oracle.violated(b"", f"unexpected in {record.name}: {error!r}")
+
+
+@contextmanager
+def _listening(oracle: Oracle) -> Iterator[None]:
+    log, alarm = logging.getLogger("paywall"), _Alarm(oracle)
+    kept = log.propagate, log.level
+    log.propagate = False
+    log.setLevel(logging.ERROR)
+    log.addHandler(alarm)
+    try:
+        yield
+    finally:
+        log.removeHandler(alarm)
+        log.propagate, log.level = kept
+
+
+def simulate(seed: str, payments: int) -> Result:
+    """One world. The same seed and number make the same result, to the last event."""
+    where = str(_SHM) if _SHM.is_dir() else None
+    loop = Loop()
+    with TemporaryDirectory(prefix="paywall-simulate-", dir=where) as name, seeded(seed):
+        world = World(seed, payments, Path(name), loop)
+        loop.set_exception_handler(lambda _, told: _unexpected(world.oracle, told))
+        with _listening(world.oracle):
+            try:
+                loop.run_until_complete(world.run())
+            finally:
+                world.oracle.close()
+                loop.bury()
+                for agent in world.agents:
+                    agent.wallet.close()
+    return _result(world)
+
+
+def _unexpected(oracle: Oracle, told: dict[str, Any]) -> None:
+    error = told.get("exception")
+    if isinstance(error, ConnectionError):
+        return  # the app's own, which the server logs
+    where = traceback.format_exception(error)[-6:] if error else []
+    oracle.violated(b"", f"unexpected: {told.get('message')}: {error!r} {''.join(where)}")
+
+
+def _result(world: World) -> Result:
+    oracle = world.oracle
+    outcomes: dict[str, int] = {}
+    for agent in world.agents:
+        for outcome, times in agent.outcomes.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + times
+    fault = oracle.at_fault
+    trace = oracle.books[fault].trace if fault is not None else ()
+    return Result(
+        seed=world.seed,
+        payments=oracle.counts["payments"],
+        counts=dict(oracle.counts),
+        faults=dict(world.faults.struck),
+        outcomes=outcomes,
+        violations=oracle.violations,
+        trace=[" ".join(map(str, event)) for event in trace],
+        digest=oracle.digest,
+        steps=world.loop.steps,
+        virtual_seconds=round(world.loop.time(), 1),
+    )
+
+
+__all__ = ["SETTLEMENT", "Result", "World", "simulate"]

@@ -1,0 +1,109 @@
+"""The simulator, as small as a test, and that its oracle is not blind: see `simulate`.
+
+Cases 10, 27, 28, 33, 35, 38, 39, 40, 41, 45, 49, 51 and 52.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from msgspec.structs import replace
+from simulate.world import Result, simulate
+
+from paywall.chain.round import Round
+from paywall.exchange import Exchange, Payment
+from paywall.gate import Gate
+from paywall.protocol import channel as rules
+from paywall.protocol.channel import Channel
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_nothing_is_lost_made_or_charged_twice(number: int) -> None:
+    result = simulate(f"small.{number}", 500)
+    assert result.violations == []
+    assert result.payments > 250
+    assert sum(result.faults.values()) > 20, "the world was too good for this test to mean anything"
+
+
+def digest_of(seed: str, hashing: int) -> str:
+    """The digest of a world's history, in a Python of its own."""
+    code = f"from simulate.world import simulate; print(simulate({seed!r}, 150).digest)"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": str(hashing)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def test_a_seed_is_one_history_to_the_last_event() -> None:
+    assert digest_of("same.0", 1) == digest_of("same.0", 2) != digest_of("same.1", 1)
+
+
+# -- Mutants: the product with one mistake, each found by the oracle -------------------------------
+
+
+def charges_twice(channel: Channel, request: str, amount: int, remember: bool = True) -> Channel:
+    charged = _charge(channel, request, amount, remember)
+    return charged if charged is channel else replace(charged, charged=charged.charged + amount)
+
+
+def charges_what_is_released(channel: Channel, request: str) -> Channel:
+    price = channel.holds[request].price
+    return replace(_release(channel, request), charged=channel.charged + price)
+
+
+async def charges_nothing(gate: Gate, admission: Any, *told: Any) -> str:
+    return gate.ceiling_receipt(admission)
+
+
+async def charges_failures(exchange: Exchange) -> str:
+    return await exchange._gate.charge(exchange._take(), exchange.payment.amount)
+
+
+async def claims_nothing(claimer: Round, plan: object) -> bool:
+    return True
+
+
+_charge, _release = rules.charge, rules.release
+
+
+class Mutant(NamedTuple):
+    owner: object
+    name: str
+    mistake: Callable[..., Any]
+    found: str
+
+
+MUTANTS = {
+    "a store that charges twice": Mutant(rules, "charge", charges_twice, "it should be"),
+    "a window that forgets": Mutant(rules, "_fresh", lambda *_: True, "buys a second answer"),
+    "a release that charges": Mutant(rules, "release", charges_what_is_released, "it should be"),
+    "a gate that forgets to charge": Mutant(Gate, "charge", charges_nothing, "are not charged"),
+    "a charge for an answer that failed": Mutant(
+        Exchange, "_release", charges_failures, "for what costs 0"
+    ),
+    "a meter that is not read": Mutant(
+        Payment, "close", lambda payment: payment.amount, "is charged for what costs"
+    ),
+    "a claimer that skips": Mutant(Round, "_claim_all", claims_nothing, "the claimer leaves"),
+}
+
+
+def first_failure() -> Result | None:
+    results = (simulate(f"mutant.{number}", 200) for number in range(12))
+    return next((result for result in results if result.violations), None)
+
+
+@pytest.mark.parametrize("what", MUTANTS)
+def test_the_oracle_sees(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[what]
+    monkeypatch.setattr(mutant.owner, mutant.name, mutant.mistake)
+    result = first_failure()
+    assert result is not None
+    assert any(mutant.found in violation for violation in result.violations), result.violations
+    assert result.trace, "the channel at fault tells what happened"
