@@ -29,6 +29,9 @@ def facilitator(
     rate: Annotated[
         float, typer.Option(min=0.01, help="Requests a second of each key, or address.")
     ] = 50,
+    burst: Annotated[
+        float | None, typer.Option(min=1, help="How many at once; twice the rate unless told.")
+    ] = None,
     max_fee_wei: Annotated[
         int | None, typer.Option(min=1, help="The most that one transaction may cost.")
     ] = None,
@@ -37,9 +40,22 @@ def facilitator(
         typer.Option(help="Sign claims and refunds for callers; on where API keys are needed."),
     ] = None,
 ) -> None:
-    """Serves /verify, /settle and /supported, for `exact` and `batch-settlement`, until Ctrl-C.
+    """Serves your node to x402 servers: /verify, /settle and /supported, until Ctrl-C.
 
-    PAYWALL_KEY pays for gas, and signs claims and refunds unless PAYWALL_AUTHORIZER_KEY does.
+    A server that names this URL as its facilitator needs no node and no
+    gas of its own. It serves `exact` and `batch-settlement`, and moves the
+    USDC that paywall knows on the network.
+
+    PAYWALL_KEY pays for gas, and signs claims and refunds unless
+    PAYWALL_AUTHORIZER_KEY does. No other process may send by the same key.
+    Whoever may call makes you pay gas: bound it by --api-key-env, --rate
+    and --max-fee-wei before you listen beyond this machine.
+
+    \b
+    Example:
+      export PAYWALL_KEY=0x... KEYS=one-secret,another
+      paywall facilitator --rpc https://your-rpc --api-key-env KEYS
+    Callers send "Authorization: Bearer one-secret", or X-API-Key.
     """
     key = os.environ.get("PAYWALL_KEY")
     if not key:
@@ -51,7 +67,8 @@ def facilitator(
         authorizer_key=os.environ.get("PAYWALL_AUTHORIZER_KEY") or None,
         max_fee_wei=max_fee_wei,
     )
-    app = facilitator_app(node, api_keys=_keys(api_key_env), rate=rate, delegate=delegate)
+    keys = _keys(api_key_env)
+    app = facilitator_app(node, api_keys=keys, rate=rate, burst=burst, delegate=delegate)
     asyncio.run(_check(node))
     # Addresses are those of the connections: a header that says otherwise could be anybody's.
     uvicorn.run(

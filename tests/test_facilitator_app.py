@@ -165,7 +165,7 @@ NOW = 1_800_000_000
         (2**256 - 1, 2**256 - 1, "valid_after"),
     ],
 )
-async def test_times_have_sharp_boundaries(
+async def test_case_20_times_have_sharp_boundaries(
     deaf: Node, after: int, before: int, word: str | None
 ) -> None:
     payer = Payer()
@@ -204,7 +204,7 @@ OTHER = "0x" + "77" * 20
         ),
     ],
 )
-async def test_other_terms_than_the_payment_has_are_refused_before_the_chain_is_asked(
+async def test_case_19_other_terms_are_refused_before_the_chain_is_asked(
     deaf: Node, terms: dict[str, Any], word: str
 ) -> None:
     """Case 19."""
@@ -238,7 +238,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-async def test_broken_signatures_are_refused(deaf: Node, how: str) -> None:
+async def test_case_21_broken_signatures_are_refused(deaf: Node, how: str) -> None:
     """Cases 18 and 21: the token would refuse them too, or take them for the same claim."""
     payer = Payer()
     told = authorization(payer)
@@ -247,7 +247,7 @@ async def test_broken_signatures_are_refused(deaf: Node, how: str) -> None:
         assert await verdict(client, question(told, signature)) == EXACT + "payload_signature"
 
 
-async def test_a_zero_payer_and_a_signature_for_another_domain_are_refused(deaf: Node) -> None:
+async def test_case_21_a_zero_payer_and_another_domains_signature_are_refused(deaf: Node) -> None:
     payer = Payer()
     nobody = replace(authorization(payer), payer=ZERO_ADDRESS)
     elsewhere = exact.sign(payer.key, USDC.base, authorization(payer))
@@ -259,7 +259,7 @@ async def test_a_zero_payer_and_a_signature_for_another_domain_are_refused(deaf:
             assert await verdict(client, body) == EXACT + "payload_signature"
 
 
-async def test_one_authorization_settled_fifty_times_at_once_in_all_spellings_pays_once(
+async def test_case_17_case_18_one_authorization_fifty_times_in_all_spellings_pays_once(
     devnet: Devnet, node: Node, payer: Payer
 ) -> None:
     """Cases 17 and 18."""
@@ -281,7 +281,7 @@ async def test_one_authorization_settled_fifty_times_at_once_in_all_spellings_pa
     assert devnet.usdc_balance(show_address(told.to)) == told.value
 
 
-async def test_money_that_left_after_verification_is_not_counted(
+async def test_case_22_money_that_left_after_verification_is_not_counted(
     devnet: Devnet, node: Node, payer: Payer
 ) -> None:
     """Case 22."""
@@ -294,7 +294,9 @@ async def test_money_that_left_after_verification_is_not_counted(
         assert await verdict(client, paid(payer, first)) == EXACT + "insufficient_balance"
 
 
-async def test_a_token_that_shows_no_transfer_was_not_paid_with(node: Node, payer: Payer) -> None:
+async def test_case_23_a_token_that_shows_no_transfer_was_not_paid_with(
+    node: Node, payer: Payer
+) -> None:
     """Case 23: the transaction succeeds, and the token says nothing."""
     told = authorization(payer)
 
@@ -311,7 +313,7 @@ async def test_a_token_that_shows_no_transfer_was_not_paid_with(node: Node, paye
     assert refusal.value.reason is Reason.EXACT_NO_TRANSFER
 
 
-async def test_what_was_sent_and_not_seen_is_pending_and_then_paid_once(
+async def test_case_24_what_was_sent_and_not_seen_is_pending_and_then_paid_once(
     devnet: Devnet, node: Node, payer: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 24: asked again, it is found; its authorization may have expired meanwhile."""

@@ -299,7 +299,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-async def test_a_broken_verification_fails_closed(
+async def test_case_25_a_broken_verification_fails_closed(
     chain: Facilitator, fake: Fake, deposit: Deposit, fault: str
 ) -> None:
     fake.handlers["verify"] = BROKEN[fault]
@@ -313,7 +313,7 @@ async def test_a_broken_verification_fails_closed(
 
 
 @pytest.mark.parametrize("who", ["0x" + "11" * 20, "", None, 5])
-async def test_who_verifies_another_payer_is_not_believed(
+async def test_case_25_who_verifies_another_payer_is_not_believed(
     chain: Facilitator, fake: Fake, deposit: Deposit, who: object
 ) -> None:
     fake.handlers["verify"] = answer({"isValid": True, "payer": who})
@@ -370,7 +370,7 @@ async def test_a_word_that_blames_nobody_is_our_trouble_and_not_shown_unless_it_
     ],
     ids=["made up", "no transaction", "another network", "sent and failed", "pending"],
 )
-async def test_a_settlement_that_the_chain_does_not_show_did_not_happen(
+async def test_case_25_a_settlement_that_the_chain_does_not_show_did_not_happen(
     chain: Facilitator, fake: Fake, payer: Payer, deposit: Deposit, lie: dict[str, Any]
 ) -> None:
     fake.handlers |= {"verify": good(payer), "settle": answer(lie)}
@@ -379,7 +379,7 @@ async def test_a_settlement_that_the_chain_does_not_show_did_not_happen(
     assert "two/settle" not in fake.asked, "the first may have sent it"
 
 
-async def test_somebody_elses_deposit_is_not_taken_for_this_one(
+async def test_case_25_somebody_elses_deposit_is_not_taken_for_this_one(
     chain: Facilitator, fake: Fake, node: Node, payer: Payer, deposit: Deposit
 ) -> None:
     other = payer.deposit(deposit.config, deposit.amount)
@@ -389,7 +389,7 @@ async def test_somebody_elses_deposit_is_not_taken_for_this_one(
     assert "two/settle" not in fake.asked
 
 
-async def test_an_old_transaction_is_no_proof(
+async def test_case_25_an_old_transaction_is_no_proof(
     chain: Facilitator, fake: Fake, node: Node, payer: Payer
 ) -> None:
     channel = await funded(node, payer, charged=1000)
@@ -425,7 +425,7 @@ async def test_a_deposit_whose_answer_was_lost_is_found_on_chain(
     assert (await chain.channel(deposit.channel_id)).balance == deposit.amount
 
 
-async def test_a_lost_settlement_goes_to_nobody_else_and_the_next_try_reads_the_chain_first(
+async def test_case_24_a_lost_settlement_goes_to_nobody_else_and_the_chain_is_read_first(
     chain: Facilitator, fake: Fake, node: Node, payer: Payer, deposit: Deposit
 ) -> None:
     fake.handlers |= {"verify": good(payer), "settle": _slow}
@@ -569,7 +569,7 @@ async def test_a_transfer_counts_when_the_token_shows_it(
     assert (await chain.authorization(told, ASSET.address))[0] is True
 
 
-async def test_a_transfer_that_only_the_facilitator_saw_did_not_happen(
+async def test_case_25_a_transfer_that_only_the_facilitator_saw_did_not_happen(
     chain: Facilitator, fake: Fake, payer: Payer
 ) -> None:
     payment = exact.sign(payer.key, ASSET, authorization(payer))
@@ -584,7 +584,7 @@ async def test_a_transfer_that_only_the_facilitator_saw_did_not_happen(
 # -- Over a real socket --------------------------------------------------------------------------
 
 
-async def test_a_redirect_is_not_followed_over_the_network_either(devnet: Devnet) -> None:
+async def test_case_25_a_redirect_is_not_followed_over_the_network_either(devnet: Devnet) -> None:
     hits: list[str] = []
 
     async def elsewhere(request: Any) -> RedirectResponse:
@@ -599,7 +599,7 @@ async def test_a_redirect_is_not_followed_over_the_network_either(devnet: Devnet
     assert hits == ["/supported"]
 
 
-async def test_one_that_drips_is_not_waited_for(
+async def test_case_25_one_that_drips_is_not_waited_for(
     devnet: Devnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("paywall.chain.facilitator_site.QUICK_SECONDS", 0.3)

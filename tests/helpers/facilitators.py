@@ -224,6 +224,7 @@ async def provider_by(
         prices={"GET /item": "$0.001", "GET /slow": "$0.001", "GET /once": "$0.01"},
         pay_to=receiver,
         asset=USDC.base_sepolia,
+        exact_minimum="$0.001",
         chain=chain(),
         store=store_url,
     )

@@ -71,7 +71,7 @@ async def test_exact_payments_of_the_official_client_at_the_official_server(
     assert devnet.usdc_balance(shop.receiver) == 3 * PRICE
 
 
-async def test_one_authorization_sent_twenty_times_at_once_buys_once(
+async def test_case_17_one_authorization_sent_twenty_times_at_once_buys_once(
     devnet: Devnet, shop: Shop
 ) -> None:
     payer = rich_payer(devnet)
@@ -132,3 +132,21 @@ async def test_deposit_vouchers_claim_settle_and_refund_of_our_provider(
     assert on_chain(devnet, channel.channel_id) == (5 * PRICE, 5 * PRICE)
     assert await ours.collect() == (0, 1)
     assert devnet.usdc_balance(ours.receiver) == 5 * PRICE
+
+
+async def test_case_17_exact_payments_of_our_provider_are_carried_once(
+    devnet: Devnet, ours: Provider
+) -> None:
+    payer = rich_payer(devnet)
+    official = x402HTTPClient(exact_client(payer))
+    async with wrapHttpxWithPayment(exact_client(payer), base_url=ours.url, timeout=30) as client:
+        answers = [await client.get("/item") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    async with httpx.AsyncClient(base_url=ours.url, timeout=30) as plain:
+        quote = await plain.get("/item")
+        required = official.get_payment_required_response(quote.headers.get)
+        payment = await official.create_payment_payload(required)
+        header = official.encode_payment_signature_header(payment)
+        copies = await asyncio.gather(*(plain.get("/item", headers=header) for _ in range(10)))
+    assert {copy.status_code for copy in copies} <= {200, 503}
+    assert payer.spent() == devnet.usdc_balance(ours.receiver) == 3 * PRICE
