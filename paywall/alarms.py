@@ -67,6 +67,10 @@ class WatcherBehind(Alarm):
     """Withdrawals may have begun that we have not seen."""
 
 
+class ClockBehind(Alarm):
+    """Our clock is behind the chain's, so the margins of withdrawals begin too late: set it."""
+
+
 class ChainUnreachable(Alarm):
     """The chain, or the store, did not answer; nothing is collected meanwhile."""
 

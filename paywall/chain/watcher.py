@@ -18,13 +18,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from paywall.alarms import Board, WatcherBehind
+from paywall.alarms import Board, ClockBehind, WatcherBehind
 from paywall.chain import Chain
 from paywall.chain.desk import Cursor, Desk
 from paywall.chain.own import Head, OwnChain, Seen
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError
+from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS
 from paywall.stores import Store
 
 log = logging.getLogger("paywall.watcher")
@@ -85,6 +86,7 @@ class Watcher:
         except ChainUnavailable as error:
             self.judge(cursor, str(error))
             raise
+        self._judge_clock(head)
         if self._is_stalled(head):
             self._ring(f"the endpoint shows no block after {head.number}")
         else:
@@ -95,6 +97,15 @@ class Watcher:
         read_at = cursor.read_at_ms / 1000 if cursor else self._clock()
         if self._clock() - read_at > self._watch.behind_seconds:
             self._ring(f"nothing was read of the log since {int(read_at)} (Unix time): {why}")
+
+    def _judge_clock(self, head: Head) -> None:
+        """A block that seems to be from the future was mined by clocks that are right."""
+        behind = int(head.mined_at - self._clock())
+        if behind > MAX_CLOCK_SKEW_SECONDS:
+            text = f"our clock is {behind} s behind the newest block of {self._chain.network}"
+            self._board.ring(ClockBehind, self._chain.network, text)
+        else:
+            self._board.lift(ClockBehind, self._chain.network)
 
     def _ring(self, text: str) -> None:
         self._board.ring(WatcherBehind, self._chain.network, text)

@@ -16,7 +16,7 @@ from helpers.collecting import (
 )
 from helpers.rpc_proxy import RpcProxy, edited, error, once, result
 
-from paywall.alarms import Board, ClaimLate, MoneyLost, PoisonRow, WatcherBehind
+from paywall.alarms import Board, ClaimLate, ClockBehind, MoneyLost, PoisonRow, WatcherBehind
 from paywall.chain import contract
 from paywall.chain.desk import Desk
 from paywall.chain.devnet import Devnet
@@ -271,6 +271,23 @@ async def test_case_33_an_endpoint_that_stands_still_is_told(devnet: Devnet) -> 
         devnet.mine()
         await watcher.look(desk)
         assert bell.standing(WatcherBehind) == set()
+
+
+async def test_case_40_a_clock_that_is_behind_the_chains_is_told(devnet: Devnet) -> None:
+    bell, behind = Bell(), [0.0]
+    async with providing(devnet) as provider:
+        desk = await desk_of(provider)
+        devnet.mine()
+        head = await provider.node.head()
+
+        def clock() -> float:
+            return head.mined_at - behind[0]
+
+        watcher = Watcher(provider.store, provider.node, Board(bell), SMALL, clock)
+        for seconds, rings in ((30, 0), (31, 1), (3_600, 1), (-3_600, 0)):
+            behind[0] = seconds
+            await watcher.look(desk)
+            assert len(bell.standing(ClockBehind)) == rings
 
 
 async def test_case_33_an_outage_of_the_worker_is_told_when_it_is_back(devnet: Devnet) -> None:
