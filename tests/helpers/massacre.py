@@ -86,13 +86,18 @@ class Nursery:
         try:
             return await asyncio.shield(ended)
         except asyncio.CancelledError:
-            os.kill(await born, signal.SIGKILL)  # its pid is its own until its end is read
+            pid = await born
+            if not ended.done():
+                os.kill(pid, signal.SIGKILL)
             await ended
             raise
 
     async def _after(self, born: "asyncio.Future[int]") -> int:
         await born
-        return await self._number()
+        status = await self._number()
+        assert self._process.stdin
+        self._process.stdin.write(b"\n")
+        return status
 
     async def _number(self) -> int:
         assert self._process.stdout

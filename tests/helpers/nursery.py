@@ -1,6 +1,7 @@
 """Claimers that are killed: a process that forks one after the other, each with a life of its own.
 
-    python -m helpers.nursery        reads lives as JSON lines; says the pid and then how it ended
+    python -m helpers.nursery        reads lives as JSON lines; says the pid and then how it ended,
+                                     and waits for an empty line
 
 A life is so many *steps*: each question to the store or to the chain is one before it is asked and
 one after it was answered. When they are used up the process kills itself with SIGKILL, there and
@@ -110,14 +111,18 @@ def _live(told: Told) -> None:
 
 
 def main() -> None:
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         told = msgspec.json.decode(line, type=Told)
         pid = os.fork()
         if pid == 0:
             _live(told)
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert ended
+        by_itself = ended.si_code == os.CLD_EXITED
+        print(ended.si_status if by_itself else -ended.si_status, flush=True)
+        sys.stdin.readline()  # until this was heard, nobody else gets its pid
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":
