@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak simulate adversary bench fuzz cases install clean redis
+.PHONY: demo test check soak simulate adversary bench budget-race fuzz cases install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -42,6 +42,9 @@ fuzz: $(VENV)/.development        ## a million hostile inputs; ARGS="--inputs 50
 
 cases: $(VENV)/.development redis ## what must not go wrong, and the tests that hold it, run
 	@PYTHONPATH=tests $(BIN)/python -m cases $(ARGS)
+
+budget-race: $(VENV)/.development ## a hundred seeded races of tasks and processes for one budget
+	@PYTHONPATH=tests $(BIN)/python -m budget_race $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
 
