@@ -4,7 +4,8 @@ The header is what machines read; the small JSON body is for the person who look
 kept out of shared caches, and both payment headers are shown to scripts in a browser.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from starlette.types import Message, Scope, Send
@@ -16,6 +17,8 @@ from paywall.protocol.once import Answer
 from paywall.protocol.x402 import PAYMENT_REQUIRED, PAYMENT_RESPONSE, encode_json
 
 _RECEIPT: Final = PAYMENT_RESPONSE.lower().encode()
+_RECEIPTS: Final = (_RECEIPT, b"x-payment-response")
+"""What clients take for a receipt, in either version of x402."""
 _FOR_SHARED_CACHES: Final = (b"surrogate-control", b"edge-control", b"x-accel-expires")
 """With CDN-Cache-Control and its like (RFC 9213), these overrule Cache-Control in shared caches."""
 EXPOSED: Final = f"{PAYMENT_REQUIRED}, {PAYMENT_RESPONSE}".encode()
@@ -26,6 +29,7 @@ _HOW: Final = (
 )
 
 Headers = list[tuple[bytes, bytes]]
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 async def send_json(
@@ -50,9 +54,15 @@ async def send_json(
 
 
 async def send_quote(
-    scope: Scope, send: Send, asset: Asset, price: int, header: str, metered: bool
+    scope: Scope,
+    send: Send,
+    asset: Asset,
+    price: int,
+    header: str,
+    metered: bool,
+    old: Mapping[str, object],
 ) -> None:
-    """402 for a request without a payment: what it costs and how to pay."""
+    """402 for a request without a payment: what it costs and how to pay, `old` for x402 v1."""
     cost = f"{'at most ' if metered else ''}{asset.show(price)}"
     body: dict[str, object] = {
         "error": "payment_required",
@@ -62,17 +72,23 @@ async def send_quote(
         "asset": asset.symbol,
         "network": asset.network,
         "how_to_pay": _HOW,
+        **old,
     }
     await send_json(scope, send, 402, body, _exposed(PAYMENT_REQUIRED, header))
 
 
 async def send_refusal(
-    scope: Scope, send: Send, refusal: Refused, headers: Headers | None = None
+    scope: Scope,
+    send: Send,
+    refusal: Refused,
+    headers: Headers | None = None,
+    old: Mapping[str, object] = _NOTHING,
 ) -> None:
     """A 4xx with its reason: nothing was charged, and the handler did not run."""
     body: dict[str, object] = {
         "error": refusal.reason.code,
         "message": f"{refusal} Nothing was charged.",
+        **old,
     }
     await send_json(scope, send, refusal.reason.status, body, headers or [])
 
@@ -125,7 +141,7 @@ def quote_headers(required: str, response: str | None) -> Headers:
 
 def unforged(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The app's own headers; content cannot forge a receipt."""
-    return [(name, value) for name, value in headers if name.lower() != _RECEIPT]
+    return [(name, value) for name, value in headers if name.lower() not in _RECEIPTS]
 
 
 def paid_headers(headers: Headers, receipt: str) -> Headers:

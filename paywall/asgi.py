@@ -46,6 +46,7 @@ from paywall.exchange import Exchange, Payment, send_withheld
 from paywall.free import FreeExchange
 from paywall.gate import Gate
 from paywall.kinds import CLOSED
+from paywall.old_payers import answering
 from paywall.prices import ANY, Price, PriceTable, Rule
 from paywall.protocol.channel import RefusedByChannel
 from paywall.protocol.claims import ClaimPolicy
@@ -56,6 +57,7 @@ from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import Resource, show_bytes
+from paywall.protocol.x402_v1 import quoted, upgraded_payment
 from paywall.quote import Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded
@@ -95,6 +97,9 @@ class Paywall:
     `settle_first` has it mined before the handler runs: nothing is served for nothing, and a
     handler that fails has been paid (the same payment is then good for another try).
 
+    With `v1` these transfers can also be paid in version 1 of x402, whose quote stands in the body
+    of a 402 beside our own words.
+
     Workers claim and settle beside the requests, one of them at a time, as `collect` says; None
     leaves that to `paywall claim --watch`. `alarms` is called with every `paywall.alarms.Alarm`.
 
@@ -123,6 +128,7 @@ class Paywall:
         schemes: Sequence[str] = SCHEMES,
         exact_minimum: str = "$0.01",
         settle_first: bool = False,
+        v1: bool = True,
         public_url: str | None = None,
         description: str | None = None,
         unpriced: Literal["free", "closed"] = "free",
@@ -165,6 +171,7 @@ class Paywall:
         self._table: PriceTable | None = None
         self._public_url = public_url.rstrip("/") if public_url else None
         self._description = description
+        self._v1 = v1
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
         if prices is not None:
@@ -340,11 +347,15 @@ class Paywall:
         self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            header = _payment_header(scope)
-            if header is None:
-                asset, more = self.gate.terms.asset, self._challenge(tariff, scope)
-                required = quote.header(self._resource(scope), "Payment required", more=more)
-                return await send_quote(scope, send, asset, quote.price, required, tariff.metered)
+            found = _payment_header(scope)
+            if found is None:
+                return await self._quote(quote, tariff, scope, send)
+            name, header = found
+            if name == _V1:
+                if not self._v1:
+                    raise Refused(Reason.UNSUPPORTED_VERSION)
+                send = answering(send)
+                header = upgraded_payment(header, quote.accepts)
             admission = await self.gate.admit(header, quote, _asked(scope))
             exchange = await self._exchange(admission, tariff, scope, receive, send)
         except Refused as refusal:
@@ -378,16 +389,25 @@ class Paywall:
             )
         return Exchange(self.gate, admission, tariff.metered, scope, receive, send)
 
+    async def _quote(self, quote: Quote, tariff: Tariff, scope: Scope, send: Send) -> None:
+        resource, asset = self._resource(scope), self.gate.terms.asset
+        more = self._challenge(tariff, scope)
+        required = quote.header(resource, "Payment required", more=more)
+        old = quoted(quote.accepts, resource) if self._v1 else {}
+        await send_quote(scope, send, asset, quote.price, required, tariff.metered, old)
+
     async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
         if refusal.reason is Reason.SETTLEMENT_PENDING:  # it may be paid: no word of the contrary
             return await send_withheld(self.gate, scope, send, refusal)
         if refusal.reason.status != 402:
             failure = self.gate.failure(refusal)
             return await send_refusal(scope, send, refusal, refusal_headers(failure, refusal))
-        required = quote.header(self._resource(scope), refusal.reason.code, refusal)
+        resource = self._resource(scope)
+        required = quote.header(resource, refusal.reason.code, refusal)
+        old = quoted(quote.accepts, resource) if self._v1 else {}
         # A corrective 402 invites another try; the official clients take a receipt for a final no.
         response = None if isinstance(refusal, RefusedByChannel) else self.gate.failure(refusal)
-        await send_refusal(scope, send, refusal, quote_headers(required, response))
+        await send_refusal(scope, send, refusal, quote_headers(required, response), old)
 
     def _rule(self, scope: Scope) -> Rule | None:
         method = scope["method"].upper()
@@ -454,8 +474,8 @@ def _address(text: str) -> Address:
         raise ConfigurationError(f"pay_to: {text!r} is not an address") from error
 
 
-def _payment_header(scope: Scope) -> str | None:
-    """The one payment header, or None. Raises Refused for two, a joined one, or an old one."""
+def _payment_header(scope: Scope) -> tuple[bytes, str] | None:
+    """The one payment header, or None. Raises Refused for two, a joined or an overlong one."""
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS:
         raise Refused(Reason.HEADER_TOO_LARGE)
@@ -465,12 +485,9 @@ def _payment_header(scope: Scope) -> str | None:
     if len(found) > 1 or b"," in found[0][1]:
         raise Refused(Reason.DUPLICATE_PAYMENT)
     name, value = found[0]
-    if name == _V1:
-        raise Refused(Reason.UNSUPPORTED_VERSION)
     if len(value) > MAX_PAYMENT_HEADER_BYTES:
         raise Refused(Reason.HEADER_TOO_LARGE)
-    header: str = value.decode("latin-1")
-    return header
+    return name, value.decode("latin-1")
 
 
 __all__ = ["Payment", "Paywall", "payment_of"]

@@ -19,6 +19,7 @@ from paywall.asking import AnyCall, Call
 from paywall.confirmations import Receipt, receipt
 from paywall.either import library_of
 from paywall.flow import pay, refund
+from paywall.old_providers import heard, heard_later
 from paywall.protocol.errors import PaymentRefused
 from paywall.sending import Flow, Step
 from paywall.turns import Turn
@@ -112,7 +113,7 @@ class SyncDriver:
 
     def _exchange(self, talk: _Talk, request: httpx.Request) -> Step | None:
         try:
-            response = self.inner.handle_request(request)
+            response = heard(self.inner.handle_request(request), request)
         except BaseException as error:
             return talk.fail(error)
         try:
@@ -174,6 +175,7 @@ class AsyncDriver:
     async def _exchange(self, talk: _Talk, request: httpx.Request) -> Step | None:
         try:
             response = await self.inner.handle_async_request(request)
+            response = await heard_later(response, request)
         except BaseException as error:
             return talk.fail(error)
         try:

@@ -20,10 +20,11 @@ from paywall.books import AnyPromise
 from paywall.confirmations import settlement
 from paywall.either import can_be_replayed, library_of, with_header
 from paywall.offers import AnyIntent, ExactIntent
+from paywall.old_providers import spoken
 from paywall.protocol import once
 from paywall.protocol.errors import PaymentLost, PaymentRefused, Reason
 from paywall.protocol.limits import HOLD_SECONDS
-from paywall.protocol.x402 import PAYMENT_SIGNATURE, SettlementResponse
+from paywall.protocol.x402 import SettlementResponse
 from paywall.transfers import ExactPromise
 from paywall.turns import Turn
 from paywall.wallet import Wallet
@@ -46,7 +47,7 @@ _COME_AGAIN: Final = (Reason.PAYMENT_IN_PROGRESS.code, Reason.SETTLEMENT_PENDING
 def send(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> Flow:
     """Sends a payment and books what came of it. Raises PaymentLost or PaymentRefused."""
     header = yield from wallet.signing(promise)
-    paid = with_header(request, PAYMENT_SIGNATURE, header)
+    paid = with_header(request, *spoken(promise.intent.accepted, header))
     outcome = yield from _attempt(wallet, promise, paid, again=False)
     resent = False
     if _can_resend(promise.intent, request):

@@ -150,4 +150,5 @@ def shop(app: ASGIApp, ledger: TransferLedger | None = None, **options: Any) -> 
     if ledger is None:
         chain.give(Signer().address)
     store = options.pop("store", None) or FaultyStore()
-    return provider(app, options.pop("prices", {"/priced": PRICED}), chain=chain, store=store)
+    prices = options.pop("prices", {"/priced": PRICED})
+    return provider(app, prices, chain=chain, store=store, **options)
