@@ -394,7 +394,9 @@ def agreeable_total(channel: Channel, price: int) -> int:
     """The total to which a payer that signs `total + price` should count itself.
 
     What was charged and is held; but where that comes to an amount that was used before, and so
-    buys nothing, the highest that the payer has signed.
+    buys nothing, the highest that the payer has signed. A serial client that reads no correction
+    stops there: it signs again what it had signed for a metered answer that cost less. To take that
+    for a new payment would be to take a captured one for new too, as both are the same bytes.
     """
     if _fresh(channel, channel.committed + price):
         return channel.committed
