@@ -1,4 +1,4 @@
-"""The command line: `paywall demo | devnet | fetch | channels | claim | settle | refund | …`.
+"""The command line: `paywall demo | devnet | wallet | fetch | channels | close | claim | …`.
 
 Tables on a terminal, JSON with `--json` or when the output is piped. Keys come from the
 environment, never from arguments, which other users of the machine could read. Exit status: 0 when
@@ -11,22 +11,21 @@ import signal
 import sys
 import threading
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import httpx
 import typer
 from rich.table import Table
 
-import paywall
 from paywall.chain.devnet import Devnet
+from paywall.cli_agent import close_channel, fetch, recover_channels, withdraw_channels
 from paywall.cli_facilitator import facilitator
 from paywall.cli_provider import channels, claim, refund, settle
 from paywall.cli_proxy import proxy
 from paywall.cli_setup import check, doctor, init
+from paywall.cli_wallet import wallet
 from paywall.console import Json, err, out, plain, print_json, progress, run, steps, table
 from paywall.protocol.errors import (
-    AgentError,
     ConfigurationError,
     PaymentError,
     Unavailable,
@@ -132,45 +131,12 @@ def devnet(
         stop.wait()
 
 
-# -- The agent's side ----------------------------------------------------------------------------
-
-
-@app.command()
-def fetch(
-    url: str,
-    maximum: Annotated[str, typer.Option("--max", help="The most this request may cost.")] = (
-        "$0.01"
-    ),
-    wallet_file: Annotated[
-        Path | None, typer.Option("--wallet", envvar="PAYWALL_WALLET", help="The wallet's file.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Gets a URL and pays for it; the key is in PAYWALL_KEY. The body goes to standard output."""
-    wallet = paywall.Wallet(per_request=maximum, state=wallet_file)
-    with paywall.Client(wallet=wallet, follow_redirects=True, timeout=120) as client:
-        answer = client.get(url)
-        receipt = paywall.receipt(answer)
-    if as_json:
-        print_json(
-            {
-                "status": answer.status_code,
-                "charged": receipt.charged if receipt else 0,
-                "transaction": receipt.transaction if receipt else "",
-                "body": answer.text,
-            }
-        )
-    else:
-        sys.stdout.buffer.write(answer.content)
-        sys.stdout.flush()
-        if receipt and receipt.charged is not None:
-            err.print(f"[dim]paid {receipt.charged} atomic units[/]")
-    if answer.is_error:
-        raise AgentError(f"{url} answered {answer.status_code}")
-
-
-for command in (channels, claim, settle, refund, facilitator, proxy, init, doctor, check):
+for command in (fetch, channels, claim, settle, refund, facilitator, proxy, init, doctor, check):
     app.command()(command)
+app.command("close")(close_channel)
+app.command("withdraw")(withdraw_channels)
+app.command("recover")(recover_channels)
+app.add_typer(wallet, name="wallet")
 
 
 if __name__ == "__main__":

@@ -73,14 +73,18 @@ class Closing:
 
 
 async def close(
-    client: AsyncClient, wallet: Wallet, url: str, chain: PayerChain | None = None
+    client: AsyncClient,
+    wallet: Wallet,
+    url: str,
+    chain: PayerChain | None = None,
+    method: str = "GET",
 ) -> Closing:
     """Asks the provider at `url` for what is left in its channel, and else begins to withdraw it.
 
     Without a `chain` the provider's refusal is raised as it is.
     """
     try:
-        receipt = await client.refund(url)
+        receipt = await client.refund(url, method=method)
         return Closing("refunded", receipt.channel or "", receipt.amount or 0, receipt.transaction)
     except (AgentError, httpx.TransportError) as error:
         channel = channel_at(wallet, url)

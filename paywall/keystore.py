@@ -29,6 +29,11 @@ Password = str | Callable[[], str]
 
 def open_keystore(path: str | Path, password: Password | None = None) -> LocalKey:
     """The key in an encrypted file. Raises ConfigurationError, which shows neither of the two."""
+    return local_key(read_keystore(path, password))
+
+
+def read_keystore(path: str | Path, password: Password | None = None) -> bytes:
+    """The private key itself, for a wallet that pays gas. Raises as `open_keystore` does."""
     try:
         with Path(path).open("rb") as file:
             found = _decrypted(file.read(MAX_KEYSTORE_BYTES), _said(password))
@@ -76,11 +81,13 @@ def _said(password: Password | None) -> str:
     return password if isinstance(password, str) else password()
 
 
-def _decrypted(text: bytes, password: str) -> LocalKey | str:
+def _decrypted(text: bytes, password: str) -> bytes | str:
     """The key, or why there is none: what strange contents lead to may quote them."""
     try:
         stored = json.loads(text)
-        return local_key(decode_keyfile_json(stored, password.encode()))
+        secret = bytes(decode_keyfile_json(stored, password.encode()))
+        local_key(secret)  # raises when it is none
+        return secret
     except ValueError as error:
         wrong = "MAC mismatch" in str(error)
         return "the password does not open it" if wrong else "it is not an encrypted key"

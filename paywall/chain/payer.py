@@ -18,7 +18,7 @@ from paywall.chain.blocks import Blocks
 from paywall.chain.events import ChannelCreated, WithdrawFinalized, decode_log, topic_of
 from paywall.chain.gas import Call, GasWallet, Receipt, parse_key
 from paywall.chain.reads import Reads
-from paywall.chain.rpc import Rpc, RpcRefused, octets
+from paywall.chain.rpc import Rpc, RpcRefused, octets, quantity
 from paywall.chain.transactions import Sender
 from paywall.protocol.channel import ChainState, ChannelConfig
 from paywall.protocol.eip712 import SETTLEMENT_ADDRESS
@@ -178,3 +178,15 @@ def _created(answer: object) -> list[ChannelCreated]:
 
 def _mined(receipt: Receipt) -> Mined:
     return Mined(receipt.transaction, receipt.block, receipt.gas, receipt.fee_wei)
+
+
+async def holdings(rpc: str, network: str, holder: Address, tokens: list[Address]) -> list[int]:
+    """What an address has: wei, and then of each token. Needs no key. Raises ChainUnavailable."""
+    endpoint = Rpc(rpc, RPC_SECONDS)
+    reads = Reads(endpoint, network, confirmations=1)
+    try:
+        await reads.check()
+        wei = await endpoint.ask(quantity, "eth_getBalance", show_address(holder), "latest")
+        return [wei, *[await reads.token_balance(token, holder) for token in tokens]]
+    finally:
+        await endpoint.close()

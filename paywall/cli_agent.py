@@ -1,0 +1,360 @@
+"""The agent's commands: `paywall fetch | close | withdraw | recover`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import httpx
+import typer
+
+import paywall
+from paywall.chain.payer import PayerNode
+from paywall.choice import Choice
+from paywall.cli_keys import (
+    Deposit,
+    PerDay,
+    Rpc,
+    Total,
+    WalletState,
+    limits_of,
+    open_wallet,
+    secret,
+)
+from paywall.closing import Closing, Found, close, recover, withdraw, withdraw_due
+from paywall.confirmations import Receipt
+from paywall.console import Json, Network, RpcUrl, err, print_json, print_rows, run
+from paywall.offers import AnyIntent, Intent, Payer
+from paywall.places import origin_of, quote_of
+from paywall.policy import Limits, policy_of
+from paywall.protocol.errors import AgentError, ConfigurationError
+from paywall.protocol.money import KNOWN_ASSETS, ZERO_ADDRESS, Address, parse_address
+from paywall.protocol.x402 import (
+    Malformed,
+    PaymentRequired,
+    decode_requirements,
+    parse_bytes,
+    printable,
+    show_address,
+)
+
+FETCH_SECONDS: Final = 120.0
+"""How long an answer may take; the first one waits for a deposit to be mined."""
+
+
+def fetch(
+    url: Annotated[
+        str, typer.Argument(help="What to get, and to pay for when it costs something.")
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option("-X", "--request", help="The method. GET, or POST when there is data."),
+    ] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("-H", "--header", help='A header, "Name: value". Repeat it.')
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "-d", "--data", help="A body; @FILE reads it from a file, @- or - from stdin."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the body to a file.")
+    ] = None,
+    include: Annotated[
+        bool, typer.Option("-i", "--include", help="Print the answer's status and headers too.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the price and what would be paid; pay nothing."),
+    ] = False,
+    maximum: Annotated[
+        str, typer.Option("--max", envvar="PAYWALL_MAX", help="The most this request may cost.")
+    ] = "$0.01",
+    total: Total = "$5",
+    per_day: PerDay = None,
+    deposit: Deposit = "$0.50",
+    state: WalletState = None,
+    as_json: Json = False,
+) -> None:
+    """Gets a URL and pays for it: curl with a wallet.
+
+    The key is in PAYWALL_KEY, or in the file that PAYWALL_KEYSTORE names. The body goes to standard
+    output, what was paid to standard error. The first payment to a provider opens a channel with a
+    deposit; the next ones cost a signature, and `paywall close URL` brings back what is left.
+
+    Exit status: 0 for an answer below 400; 1 for another one, or when it was not paid and why.
+    """
+    limits = limits_of(maximum, total, per_day, deposit)
+    ask = _Ask(_method(method, data), url, _headers(headers), _body(data))
+    if dry_run:
+        return _show_quote(ask, limits, as_json)
+    wallet = open_wallet(state, limits)
+    try:
+        with paywall.Client(wallet=wallet, follow_redirects=True, timeout=FETCH_SECONDS) as client:
+            answer = client.send(ask.request(client), stream=True)
+            try:
+                receipt = _deliver(answer, output, include, as_json)
+            finally:
+                answer.close()
+    finally:
+        wallet.close()
+    if receipt and receipt.charged is not None and not as_json:
+        err.print(f"[dim]paid {receipt.charged} atomic units[/]")
+    if answer.is_error:
+        raise AgentError(f"{url} answered {answer.status_code}")
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A request as it was told on the command line."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes | None
+
+    def request(self, client: httpx.Client) -> httpx.Request:
+        return client.build_request(self.method, self.url, headers=self.headers, content=self.body)
+
+
+def _method(method: str | None, data: str | None) -> str:
+    return (method or ("GET" if data is None else "POST")).upper()
+
+
+def _headers(given: list[str] | None) -> list[tuple[str, str]]:
+    pairs = [header.partition(":") for header in given or ()]
+    for name, colon, _ in pairs:
+        if not colon or not name.strip():
+            raise ConfigurationError(f"a header is written Name: value, not {name!r}")
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+def _body(data: str | None) -> bytes | None:
+    if data is None:
+        return None
+    if data in ("-", "@-"):
+        return sys.stdin.buffer.read()
+    if data.startswith("@"):
+        try:
+            return Path(data[1:]).read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{data[1:]}: {error.strerror}") from error
+    return data.encode()
+
+
+def _deliver(
+    answer: httpx.Response, output: Path | None, include: bool, as_json: bool
+) -> Receipt | None:
+    """The body to where it is wanted, as it comes; the receipt."""
+    receipt = paywall.receipt(answer)
+    if as_json:
+        answer.read()
+        charged, made = (receipt.charged, receipt.transaction) if receipt else (0, "")
+        told = {"status": answer.status_code, "charged": charged, "transaction": made}
+        print_json({**told, "headers": dict(answer.headers), "body": answer.text})
+        return receipt
+    with _opened(output) as file:
+        if include:
+            file.write(f"{answer.http_version} {answer.status_code}\r\n".encode())
+            file.writelines(name + b": " + value + b"\r\n" for name, value in answer.headers.raw)
+            file.write(b"\r\n")
+        for chunk in answer.iter_bytes():
+            file.write(chunk)
+            file.flush()
+    return receipt
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    if output is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        with output.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise ConfigurationError(f"{output}: {error.strerror}") from error
+
+
+# -- The quote -------------------------------------------------------------------------------------
+
+
+def _show_quote(ask: _Ask, limits: Limits, as_json: bool) -> None:
+    """Sends the request unpaid, and shows what it would cost. Needs no key."""
+    with httpx.Client(follow_redirects=True, timeout=FETCH_SECONDS) as client:
+        answer = client.send(ask.request(client))
+    quote = quote_of(answer)
+    if quote is None:
+        print_rows([], as_json, f"nothing is asked: it answered {answer.status_code}")
+        return
+    origin = origin_of(answer.request.url)
+    choice = Choice(policy_of(limits), Payer(ZERO_ADDRESS, ZERO_ADDRESS))
+    try:
+        ranked: list[AnyIntent] = choice.rank(origin, quote)
+        refusal = None
+    except AgentError as error:
+        ranked, refusal = [], error
+    print_rows([*_offers(quote, ranked)], as_json, "there is no offer")
+    if refusal:
+        raise refusal
+
+
+def _offers(quote: PaymentRequired, ranked: list[AnyIntent]) -> Iterator[dict[str, object]]:
+    """Each way to pay, as the provider names it; `choice` 1 is what would be paid."""
+    order = {bytes(intent.accepted): number for number, intent in enumerate(ranked, 1)}
+    for raw in quote.accepts:
+        try:
+            told = decode_requirements(raw)
+        except Malformed:
+            continue
+        number = order.get(bytes(raw))
+        intent = ranked[number - 1] if number else None
+        yield {
+            "choice": number,
+            "scheme": printable(told.scheme),
+            "network": printable(told.network),
+            "token": _token(told.network, told.asset),
+            "amount": printable(told.amount),
+            "shown": intent.asset.show(intent.price) if intent else "",
+            "min_deposit": intent.min_deposit if isinstance(intent, Intent) else None,
+            "pay_to": printable(told.pay_to),
+        }
+
+
+def _token(network: str, text: str) -> str:
+    try:
+        asset = KNOWN_ASSETS.get((network, parse_address(text)))
+    except ValueError:
+        asset = None
+    return asset.symbol if asset else printable(text)
+
+
+# -- Bringing the money home -----------------------------------------------------------------------
+
+
+def close_channel(
+    url: Annotated[str, typer.Argument(help="Any priced URL of the provider.")],
+    rpc: Rpc = None,
+    network: Network = "eip155:84532",
+    method: Annotated[str, typer.Option("-X", "--request", help="The URL's method.")] = "GET",
+    state: WalletState = None,
+    as_json: Json = False,
+) -> None:
+    """Asks a provider for what is left in its channel, and else begins to withdraw it.
+
+    With --rpc, where the provider refuses, is gone or broke the agreement, a withdrawal is begun on
+    chain; when its delay is over, `paywall withdraw` takes the money. The key pays for the gas.
+    """
+
+    async def work() -> Closing:
+        wallet = open_wallet(state)
+        try:
+            async with paywall.AsyncClient(wallet=wallet, timeout=FETCH_SECONDS) as client:
+                if not rpc:
+                    return await close(client, wallet, url, method=method)
+                async with PayerNode(rpc, secret(), network=network) as chain:
+                    return await close(client, wallet, url, chain, method)
+        finally:
+            wallet.close()
+
+    print_rows([_closing_row(run(work()))], as_json, "")
+
+
+def withdraw_channels(
+    rpc: RpcUrl,
+    channels: Annotated[
+        list[str] | None,
+        typer.Argument(help="Channels, as `paywall channels --wallet` names them."),
+    ] = None,
+    network: Network = "eip155:84532",
+    everything: Annotated[
+        bool,
+        typer.Option("--everything", help="Ask for what the provider has earned, too."),
+    ] = False,
+    state: WalletState = None,
+    as_json: Json = False,
+) -> None:
+    """Takes an agent's money out of channels, by time and without their providers.
+
+    The first call for a channel begins the delay, a call after it takes the money; calls between
+    them say from when on. Without channels: those whose provider broke the agreement, and those
+    that are on their way. The key pays for the gas.
+    """
+
+    async def work() -> list[Closing]:
+        wallet = open_wallet(state)
+        try:
+            async with PayerNode(rpc, secret(), network=network) as chain:
+                if not channels:
+                    return await withdraw_due(wallet, chain)
+                ids = [_channel_id(channel) for channel in channels]
+                return [await withdraw(wallet, each, chain, everything) for each in ids]
+        finally:
+            wallet.close()
+
+    print_rows([_closing_row(done) for done in run(work())], as_json, "nothing is to be withdrawn")
+
+
+def recover_channels(
+    rpc: RpcUrl,
+    origins: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Providers whose channels are to be known by name: https://api.example"
+        ),
+    ] = None,
+    network: Network = "eip155:84532",
+    first_block: Annotated[
+        int, typer.Option("--since-block", min=0, help="The first block to search.")
+    ] = 0,
+    state: WalletState = None,
+    as_json: Json = False,
+) -> None:
+    """Finds the channels of this key on chain, when the wallet's file is lost.
+
+    They are used again by the next request to their providers, without another deposit, or brought
+    home by `paywall withdraw`.
+    """
+
+    async def work() -> list[Found]:
+        wallet = open_wallet(state)
+        try:
+            named = [origin_of(httpx.URL(origin)) for origin in origins or ()]
+            async with PayerNode(rpc, secret(), network=network) as chain:
+                return await recover(wallet, chain, named, first_block)
+        finally:
+            wallet.close()
+
+    print_rows([_found_row(found) for found in run(work())], as_json, "no channel holds money")
+
+
+def _channel_id(text: str) -> bytes:
+    try:
+        return parse_bytes(text, 32)
+    except ValueError as error:
+        raise ConfigurationError(f"{text!r} is no channel: {error}") from error
+
+
+def _closing_row(closing: Closing) -> dict[str, object]:
+    return {
+        "state": closing.state,
+        "amount": closing.amount,
+        "ready_at": closing.ready_at or None,
+        "transaction": closing.transaction,
+        "channel": closing.channel,
+    }
+
+
+def _found_row(found: Found) -> dict[str, object]:
+    return {
+        "channel": found.channel,
+        "origin": found.origin,
+        "receiver": show_address(Address(found.receiver)),
+        "balance": found.balance,
+        "claimed": found.claimed,
+        "known": found.known,
+    }
