@@ -3,6 +3,7 @@
     GET  /            free
     GET  /weather/…   a fixed price
     POST /chat        metered: a stream that costs a little per word, up to a ceiling
+    POST /v1/chat/completions    the same for the OpenAI SDKs
 
 Settings come from the environment: RPC_URL and PAYWALL_KEY (the key that signs claims and pays
 their gas), PAY_TO (the wallet that earns), and PAYWALL_STORE (SQLite by default).
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from demo_app.completions import completions
 from paywall import USDC, Node, Paywall, payment_of, per_token, upto
 
 
@@ -48,9 +50,14 @@ app = Paywall(
             Route("/", home),
             Route("/weather/{city}", weather),
             Route("/chat", chat, methods=["POST"]),
+            Route("/v1/chat/completions", completions, methods=["POST"]),
         ]
     ),
-    prices={"GET /weather/{city}": "$0.001", "POST /chat": upto("$0.01")},
+    prices={
+        "GET /weather/{city}": "$0.001",
+        "POST /chat": upto("$0.01"),
+        "POST /v1/chat/completions": upto("$0.01"),
+    },
     pay_to=os.environ["PAY_TO"],
     asset=USDC.base_sepolia,
     chain=Node(os.environ["RPC_URL"], os.environ["PAYWALL_KEY"], network="eip155:84532"),
