@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers.agent import decode_response_json, encode
+from helpers.agent import encode, read_json
 from helpers.chain import NETWORK, new_address
 from helpers.servers import PRICE, Provider, provider
 from helpers.wires import over_http
@@ -200,7 +200,7 @@ async def test_case_51_an_overcharge_stops_the_channel_and_its_money_comes_home(
             answer = await super().handle_async_request(request)
             header = answer.headers.get("payment-response")
             if header:
-                told = decode_response_json(header)
+                told = read_json(header)
                 told["extra"]["chargedAmount"] = str(PRICE + 1)
                 answer.headers["payment-response"] = encode(told)
             return answer

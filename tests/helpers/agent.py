@@ -385,7 +385,7 @@ class FakeProvider:
             return httpx.Response(200, headers=headers, json={"paid": True})
 
 
-def decode_response_json(header: str) -> Json:
-    """A receipt as its provider spelled it."""
+def read_json(header: str) -> Json:
+    """What a header says, as it was spelled."""
     told: Json = json.loads(base64.b64decode(header))
     return told

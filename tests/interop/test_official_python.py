@@ -315,9 +315,9 @@ async def test_of_twenty_first_payments_at_once_only_one_deposit_reaches_the_cha
 # -- Our clients at the official server ----------------------------------------------------------
 
 
-def wallet_of(payer: OfficialPayer, folder: Path) -> paywall.Wallet:
+def wallet_of(payer: OfficialPayer, folder: Path, deposit: str = "$0.05") -> paywall.Wallet:
     return paywall.Wallet(
-        payer.account.key.hex(), total="$2", deposit="$0.05", state=folder / "agent.db"
+        payer.account.key.hex(), total="$2", deposit=deposit, state=folder / "agent.db"
     )
 
 
@@ -360,18 +360,18 @@ async def test_our_sync_client_pays_the_official_server_which_collects(
     assert devnet.usdc_balance(theirs.receiver) == 3 * PRICE
 
 
-async def test_sixteen_at_once_are_all_answered_by_turns(
+async def test_sixty_four_at_once_are_all_answered_by_turns(
     devnet: Devnet, theirs: OfficialServer, tmp_path: Path
 ) -> None:
     payer = rich_payer(devnet)
-    wallet = wallet_of(payer, tmp_path)
-    async with paywall.AsyncClient(wallet=wallet, base_url=theirs.url, timeout=30) as client:
-        answers = await asyncio.gather(*(client.get(f"/item/{n}") for n in range(16)))
+    wallet = wallet_of(payer, tmp_path, "$0.2")
+    async with paywall.AsyncClient(wallet=wallet, base_url=theirs.url, timeout=60) as client:
+        answers = await asyncio.gather(*(client.get(f"/item/{n}") for n in range(64)))
     wallet.close()
-    assert [answer.status_code for answer in answers] == [200] * 16
-    assert theirs.requests.paid == 16
-    assert theirs.channel().charged_cumulative_amount == str(16 * PRICE)
-    assert payer.spent() == DEPOSIT
+    assert [answer.status_code for answer in answers] == [200] * 64
+    assert theirs.requests.paid == 64
+    assert theirs.channel().charged_cumulative_amount == str(64 * PRICE)
+    assert payer.spent() == 200_000
 
 
 async def test_a_partial_charge_of_the_official_server_is_what_our_client_books(
