@@ -15,11 +15,13 @@ from typing import Annotated, Any, Final
 
 import httpx
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from paywall.chain.devnet import Devnet
-from paywall.cli_agent import close_channel, fetch, recover_channels, withdraw_channels
+from paywall.cli_closing import close_channel, recover_channels, withdraw_channels
 from paywall.cli_facilitator import facilitator
+from paywall.cli_fetch import fetch
 from paywall.cli_provider import channels, claim, refund, settle
 from paywall.cli_proxy import proxy
 from paywall.cli_setup import check, doctor, init
@@ -59,7 +61,7 @@ def main() -> None:
 
 def _fail(error: Exception, status: int) -> None:
     text = str(error) or type(error).__name__
-    err.print(f"[bold red]paywall:[/] {text}", highlight=False, markup=True)
+    err.print(f"[bold red]paywall:[/] {escape(text)}", highlight=False, markup=True)
     sys.exit(status)
 
 

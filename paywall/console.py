@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -64,8 +65,13 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for name in rows[0]:
         shown.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        shown.add_row(*(f"{v:,}" if isinstance(v, int) else str(v or "") for v in row.values()))
+        shown.add_row(*(_cell(value) for value in row.values()))
     return shown
+
+
+def _cell(value: object) -> str:
+    """A stranger's words are no markup."""
+    return f"{value:,}" if isinstance(value, int) else escape(str(value or ""))
 
 
 def progress() -> Progress:

@@ -15,6 +15,7 @@ Payments ride below redirects, on one hop to one origin, so no payment header le
 
 import logging
 from contextlib import suppress
+from secrets import token_hex
 from typing import Final
 
 import httpx
@@ -26,6 +27,7 @@ from paywall.confirmations import moved, settlement
 from paywall.either import can_be_replayed, is_sent_away, with_header
 from paywall.offers import AnyIntent, ExactIntent, Intent
 from paywall.places import known_quote, origin_of, quote_of, remember, unlearn
+from paywall.protocol import once
 from paywall.protocol.errors import (
     AgentError,
     InvalidQuote,
@@ -35,7 +37,7 @@ from paywall.protocol.errors import (
     Reason,
 )
 from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired, printable
-from paywall.sending import Agreement, Flow, send
+from paywall.sending import Agreement, Flow, ask_refund, send
 from paywall.signing_in import payable
 from paywall.turns import Turn, Wait
 from paywall.wallet import Wallet
@@ -121,9 +123,10 @@ def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
         account = wallet.file.account(intent.channel_id)
         if account is None:
             raise AgentError(f"this wallet has no channel with {intent.origin}")
-        header = wallet.sign_refund(intent, account, amount)
-        response = yield with_header(request, PAYMENT_SIGNATURE, header)
-        assert response is not None
+        header = wallet.sign_refund(intent, account, amount, "ref_" + token_hex(16))
+        is_named = once.EXTENSION in (intent.extensions or {})
+        asking = with_header(request, PAYMENT_SIGNATURE, header)
+        response = yield from ask_refund(asking, is_named)
         settled = settlement(response)
         if settled and settled.success:
             wallet.books.refunded(intent, moved(settled))

@@ -9,6 +9,7 @@ as a hold of its lasts: a worker that died lets it go then, and the same payment
 another. Who gives up meanwhile has spent it.
 """
 
+import itertools
 from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Final, TypeVar
@@ -58,6 +59,38 @@ def send(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> Flow:
         raise _lost(wallet, promise, outcome)
     _book(wallet, promise, outcome)
     return outcome
+
+
+def ask_refund(asking: httpx.Request, is_named: bool) -> Flow:
+    """Sends the request for a refund, and the very same again when no answer came.
+
+    Only where the provider knows it by its id: then it is made once, and confirmed each time. While
+    the first copy is on its way to the chain, the channel is busy with it.
+    """
+    waited, resent = 0.0, False
+    pauses = itertools.chain(RESEND_PAUSES_SECONDS, itertools.repeat(RESEND_PAUSES_SECONDS[-1]))
+    for pause in pauses if is_named else ():
+        try:
+            response = yield asking
+            assert response is not None
+        except library_of(asking).TransportError:
+            if waited >= sum(RESEND_PAUSES_SECONDS):
+                raise
+        else:
+            if not (_is_undecided(response) or (resent and _is_busy(response))):
+                return response
+            if waited >= PATIENCE_SECONDS:
+                return response
+        yield Turn(Future(), pause)
+        waited, resent = waited + pause, True
+    response = yield asking
+    assert response is not None
+    return response
+
+
+def _is_busy(response: httpx.Response) -> bool:
+    told = _told(response)
+    return told is not None and told.error_reason == Reason.CHANNEL_BUSY.code
 
 
 def _insist(

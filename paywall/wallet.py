@@ -208,11 +208,13 @@ class Wallet:
             payload = batch.deposit_payload(config, voucher, deposit)
         return _header(intent, payload, _with_id(promise))
 
-    def sign_refund(self, intent: Intent, account: Account, amount: int | None) -> str:
-        """The header that asks for `amount` back (None: all that is left)."""
+    def sign_refund(
+        self, intent: Intent, account: Account, amount: int | None, payment_id: str
+    ) -> str:
+        """The header that asks for `amount` back (None: all that is left), under a name."""
         voucher = _at_once(self._voucher(intent, account.charged))
         payload = batch.refund_payload(Raw(account.config), intent.channel_id, voucher, amount)
-        return _header(intent, payload, intent.extensions)
+        return _header(intent, payload, _named(intent.extensions, payment_id))
 
     def _voucher(self, intent: Intent, amount: int) -> Asking[Voucher]:
         key, chain_id = self._vouchers, intent.asset.chain_id
@@ -314,10 +316,13 @@ def _at_once(asking: Asking[_T]) -> _T:
 
 def _with_id(promise: AnyPromise) -> dict[str, Raw] | None:
     """The extensions as they are echoed: with the payment's id where ids are honoured."""
-    extensions = promise.intent.extensions
+    return _named(promise.intent.extensions, promise.payment_id)
+
+
+def _named(extensions: dict[str, Raw] | None, payment_id: str) -> dict[str, Raw] | None:
     if not extensions or once.EXTENSION not in extensions:
         return extensions
-    return {**extensions, once.EXTENSION: once.with_id(promise.payment_id)}
+    return {**extensions, once.EXTENSION: once.with_id(payment_id)}
 
 
 def _header(intent: AnyIntent, payload: Raw, extensions: dict[str, Raw] | None) -> str:

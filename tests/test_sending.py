@@ -4,10 +4,23 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from helpers.agent import PAYER, PRICE, Clock, encode, header_of, make_wallet, paid, required
+from helpers.agent import (
+    DEPOSIT,
+    PAYER,
+    PRICE,
+    REASON,
+    Clock,
+    encode,
+    header_of,
+    make_wallet,
+    paid,
+    payment_of,
+    receipt_json,
+    required,
+)
 
 from paywall.asking import Call
-from paywall.flow import pay
+from paywall.flow import pay, refund
 from paywall.keys import SigningRequest
 from paywall.protocol.errors import PaymentLost, PaymentRefused, SigningFailed
 from paywall.protocol.limits import HOLD_SECONDS
@@ -17,6 +30,7 @@ from paywall.wallet import Wallet
 
 URL = "https://api.example/x"
 IDS = {"payment-identifier": {"info": {"required": False}}}
+LEFT = DEPOSIT - PRICE
 SILENCE = httpx.ReadTimeout("slow")
 
 
@@ -152,3 +166,62 @@ def test_an_upload_that_ran_away_is_not_sent_again(wallet):
     with pytest.raises(PaymentLost):
         upload.throw(httpx.ReadTimeout("slow"))
     assert wallet.spent() == 2 * PRICE
+
+
+# -- Refunds -------------------------------------------------------------------------------------
+
+
+def refunding(wallet: Wallet, extensions: object = IDS) -> tuple[Flow, httpx.Request]:
+    """A refund that has just been asked for, of a channel with one purchase."""
+    flow = pay(wallet, httpx.Request("GET", URL))
+    next(flow)
+    with pytest.raises(StopIteration):
+        flow.send(paid(request_of(flow.send(required(extensions=extensions)))))
+    back = refund(wallet, httpx.Request("GET", URL), None)
+    return back, request_of(next(back))
+
+
+def confirmed(asking: httpx.Request) -> httpx.Response:
+    told = receipt_json(None, PRICE, payment_of(asking).channel, PRICE, amount=str(LEFT))
+    return httpx.Response(200, headers={"payment-response": encode(told)})
+
+
+def busy() -> httpx.Response:
+    told = {"success": False, "errorReason": REASON + "channel_busy", "transaction": ""}
+    failed = {"payment-response": encode(told | {"network": "n"})}
+    return required(error=REASON + "channel_busy", headers=failed)
+
+
+@pytest.mark.parametrize("told", [SILENCE, httpx.Response(504), in_progress()])
+def test_a_refund_without_an_answer_is_asked_for_again_under_its_name(wallet, told):
+    flow, first = refunding(wallet)
+    assert isinstance(answer(flow, told), Turn)
+    again = request_of(flow.send(None))
+    assert header_of(again) == header_of(first)
+    assert isinstance(flow.send(busy()), Turn)  # the first copy is on its way to the chain
+    last = request_of(flow.send(None))
+    with pytest.raises(StopIteration):
+        flow.send(confirmed(last))
+    assert wallet.file.totals().outlay == wallet.spent() == PRICE
+
+
+def test_a_channel_that_is_busy_with_something_else_is_not_refunded(wallet):
+    flow, _ = refunding(wallet)
+    with pytest.raises(PaymentRefused, match="busy"):
+        flow.send(busy())
+
+
+def test_a_refund_without_a_name_is_asked_for_once(wallet):
+    flow, _ = refunding(wallet, extensions={})
+    with pytest.raises(httpx.ReadTimeout):
+        flow.throw(SILENCE)
+    assert wallet.file.totals().outlay == DEPOSIT
+
+
+def test_a_refund_that_nobody_answers_ends_with_the_transports_own_error(wallet):
+    flow, _ = refunding(wallet)
+    for _ in RESEND_PAUSES_SECONDS:
+        assert isinstance(flow.throw(httpx.ReadTimeout("slow")), Turn)
+        flow.send(None)
+    with pytest.raises(httpx.ReadTimeout):
+        flow.throw(httpx.ReadTimeout("slow"))
