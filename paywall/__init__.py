@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from paywall.asgi import Paywall
+    from paywall.callers import payer_of
     from paywall.chain.devnet import Devnet
     from paywall.chain.facilitator import Facilitator
     from paywall.chain.node import Node
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOME: Final = {
     "paywall.asgi": ("Paywall",),
+    "paywall.callers": ("payer_of",),
     "paywall.chain.devnet": ("Devnet",),
     "paywall.chain.facilitator": ("Facilitator",),
     "paywall.chain.node": ("Node",),
@@ -98,6 +100,7 @@ __all__ = [
     "paid",
     "pass_for",
     "patch",
+    "payer_of",
     "payment_of",
     "per_byte",
     "per_second",

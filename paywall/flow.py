@@ -52,11 +52,10 @@ _CORRECTABLE: Final = frozenset(
 def pay(wallet: Wallet, request: httpx.Request) -> Flow:
     """The conversation for one request. Raises an AgentError, or the transport's own errors."""
     # A redirect whose body is gone already is left to fail unpaid.
-    promise = None if is_sent_away(request) else (yield from _first_try(wallet, request))
+    unpaid_first = is_sent_away(request) or signing_in.opens(wallet, request)
+    promise = None if unpaid_first else (yield from _first_try(wallet, request))
     if promise is None:
-        unpaid = yield request
-        assert unpaid is not None
-        quote = quote_of(unpaid)
+        unpaid, quote = yield from signing_in.ask(wallet, request)
         if quote is None:
             return unpaid
         remember(wallet, request, quote)

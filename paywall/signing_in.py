@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from paywall.either import can_be_replayed, with_header
 from paywall.keys import LocalKey
-from paywall.places import known_quote, origin_of, place_of, quote_of
+from paywall.places import known_quote, origin_of, place_of, quote_of, remember
 from paywall.protocol import sign_in
 from paywall.protocol.errors import AgentError, OverBudget
 from paywall.protocol.sign_in import Challenge
@@ -44,7 +44,8 @@ def ask(wallet: Wallet, request: httpx.Request) -> Asked:
     assert response is not None
     quote = quote_of(response)
     offered = _challenge_of(quote)
-    if offered and _may_try(wallet, request, quote, header is not None):
+    if offered and quote and _may_try(wallet, request, quote, header is not None):
+        remember(wallet, request, quote)
         header = _header(wallet, request, offered, None)
         if header:
             response = yield with_header(request, sign_in.HEADER, header)
@@ -85,11 +86,8 @@ def _challenge_of(quote: PaymentRequired | None) -> Challenge | None:
     return sign_in.read_challenge(extension) if extension is not None else None
 
 
-def _may_try(
-    wallet: Wallet, request: httpx.Request, quote: PaymentRequired | None, tried: bool
-) -> bool:
+def _may_try(wallet: Wallet, request: httpx.Request, quote: PaymentRequired, tried: bool) -> bool:
     """Once more when the provider did not like our nonce; else once, where policy would pay."""
-    assert quote is not None
     if not can_be_replayed(request) or place_of(request) in _shut.get(wallet, ()):
         return False
     if tried:

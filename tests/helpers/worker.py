@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True):
     hold_seconds: int = limits.HOLD_SECONDS
     answer_seconds: int = limits.ANSWER_SECONDS
     handler_seconds: float = 0.01
+    pass_seconds: int = 3600
 
 
 def _end_with_the_parent() -> None:

@@ -30,10 +30,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from helpers.channels import ASSET, TERMS
 from helpers.file_chain import FileChain
 from helpers.worker import Settings
-from paywall import Paywall
+from paywall import Paywall, free_first, pass_for
 from paywall.protocol.x402 import show_address
 
 PRICE: Final = 1_000
+PASS_PRICE: Final = 2_000
+FREE: Final = 10
+"""How many requests to /some are free to each payer."""
 _POLL_SECONDS: Final = 0.005
 _PATIENCE_SECONDS: Final = 30
 _FAILURE_RATE: Final = 0.04
@@ -120,6 +123,8 @@ class _Routes:
             routes=[
                 Route("/item/{name}", self.item),
                 Route("/chaos/{name}", self.chaos),
+                Route("/pass/{name}", self.item),
+                Route("/some/{name}", self.item),
                 Route("/once/{name}", self.item),
                 Route("/free", self.free),
             ]
@@ -180,7 +185,10 @@ def app_of(settings: Settings) -> ASGIApp:
             "GET /item/{name}": "$0.001",
             "GET /chaos/{name}": "$0.001",
             "GET /once/{name}": "$0.02",
+            "GET /pass/{name}": pass_for("$0.002", seconds=settings.pass_seconds),
+            "GET /some/{name}": free_first(FREE, then="$0.001"),
         },
+        public_url=f"http://127.0.0.1:{settings.port}",
         pay_to=show_address(TERMS.pay_to),
         asset=ASSET,
         chain=FileChain(folder / "chain.db"),

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from x402.http.clients import wrapHttpxWithPayment
 
 import paywall
-from paywall import Node, Payment, Paywall, charge, open_store
+from paywall import Node, Payment, Paywall, charge, open_store, pass_for
 from paywall.chain.devnet import Devnet
 from paywall.protocol.x402 import show_address
 
@@ -115,3 +115,28 @@ async def test_both_clients_pay_and_each_unit_is_where_it_should_be(
     assert ours.spent() == 3 * PRICE
     async with httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/weather/oslo")).status_code == 402
+
+
+async def test_a_pass_that_the_official_client_has_bought_is_not_charged_again(
+    devnet: Devnet, tmp_path: Path
+) -> None:
+    async def news(request: Request) -> JSONResponse:
+        return JSONResponse({"charged": request.state.payment.charged})
+
+    store, payer = f"sqlite:///{tmp_path}/pass.db", rich_payer(devnet)
+    app = Paywall(
+        Starlette(routes=[Route("/news/{day}", news)]),
+        prices={"GET /news/{day}": pass_for("$0.005", hours=1)},
+        pay_to=show_address(new_address()),
+        asset=ASSET,
+        chain=Node(devnet.url, devnet.accounts[0].key, network=NETWORK),
+        store=store,
+    )
+    with served(app) as url:
+        async with wrapHttpxWithPayment(payer.client(), base_url=url, timeout=30) as client:
+            answers = [await client.get(f"/news/{day}") for day in range(3)]
+        async with httpx.AsyncClient(base_url=url) as curl:
+            bearer = {"Authorization": f"Bearer {answers[0].headers['paywall-pass']}"}
+            answers.append(await curl.get("/news/x", headers=bearer))
+    assert [answer.json()["charged"] for answer in answers] == [5 * PRICE, 0, 0, 0]
+    assert await charged(store) == [5 * PRICE]
