@@ -13,6 +13,7 @@ a single unit is missing or anything else is off.
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from collections import Counter
@@ -123,6 +124,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     told = _arguments()
+    logging.getLogger("paywall").setLevel(logging.CRITICAL)  # alarms ring all the time here
     plan = Plan(told.thieves, told.massacres, told.seed)
     return shown("adversary", plan.runs, told.json, partial(adversary, plan))
 

@@ -10,6 +10,7 @@ the machine is. The nursery has loaded everything that a claimer needs, so a cla
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -111,6 +112,7 @@ def _live(told: Told) -> None:
 
 
 def main() -> None:
+    logging.getLogger("paywall").setLevel(logging.CRITICAL)
     while line := sys.stdin.readline():
         told = msgspec.json.decode(line, type=Told)
         pid = os.fork()
