@@ -95,7 +95,8 @@ class Deposits:
         self._reserve = reserve
         self._clock = clock
         self._turns = Turns(store)
-        self.payers = Payers(how.limits, terms.asset.network, store)
+        worth = max(1, terms.min_deposit // 2)
+        self.payers = Payers(how.limits, worth, terms.asset.network, store)
         self._instant: Instant | None = None
         if how.instant_up_to:
             board = Board(how.alarms)
@@ -151,9 +152,8 @@ class Deposits:
             await self._store.look_up(voucher.channel_id, ticket)
         known = await self._store.channel(voucher.channel_id)
         chain = await self._rehearse(known, payment, price)
-        enough = max(price, self._terms.min_deposit // 2)
-        is_needed = known is not None and known.remaining < enough
-        await self.payers.deposits(voucher.config.payer, voucher.channel_id, is_needed)
+        charged = known.charged if known else 0
+        await self.payers.deposits(voucher.config.payer, voucher.channel_id, charged)
         if self._instant and await self._instant.book(payment, price, chain):
             await self._on_trust(self._instant, payment, price, ticket, admitted)
             return

@@ -19,16 +19,17 @@ _KEPT_MS: Final = PAYER_SECONDS * 1000
 
 
 class Payers:
-    """All payers of one provider on one network."""
+    """All payers of one provider on one network. Who has bought for `worth` units may top up."""
 
-    def __init__(self, limits: PayerLimits, network: str, store: Store) -> None:
+    def __init__(self, limits: PayerLimits, worth: int, network: str, store: Store) -> None:
         self._limits = limits
+        self._worth = worth
         self._network = network
         self._store = store
         self._slips = slips_of(store)
 
-    async def deposits(self, payer: Address, channel_id: bytes, is_needed: bool) -> None:
-        """A deposit is about to be made; `is_needed` when it follows what was used up.
+    async def deposits(self, payer: Address, channel_id: bytes, charged: int) -> None:
+        """A deposit is about to be made into a channel that was charged this much so far.
 
         Raises Refused when this payer makes too many, or has too many channels.
         """
@@ -40,9 +41,9 @@ class Payers:
 
         def rule(data: bytes | None, now_ms: int) -> bytes:
             account = payers.decode(data)
-            if not is_needed:
+            if payers.bought(account, channel_id, charged) < self._worth:
                 account = payers.counted(account, self._limits, now_ms)
-            account = payers.with_channel(account, channel_id, closed)
+            account = payers.with_channel(account, channel_id, charged, closed)
             if len(account.channels) > self._limits.channels:
                 raise Refused(Reason.TOO_MANY_CHANNELS)
             return payers.encode(account)

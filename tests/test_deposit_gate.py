@@ -249,6 +249,22 @@ async def test_case_36_a_payer_that_buys_may_top_up_as_often_as_it_likes(house: 
     assert house.deposits == 10
 
 
+async def test_case_36_a_top_up_that_comes_early_but_follows_use_is_not_counted(
+    house: House,
+) -> None:
+    gate = await house.worker(limits=PayerLimits(errands_per_hour=1))
+    agent, total = house.agent(), 10_000
+    await gate.charge(await admit(gate, agent.fill(total, price=10_000), 10_000), 10_000)
+    for _ in range(4):  # its channel is never less than half full
+        total += 10_000
+        header = agent.fill(total, 10_000, price=10_000, salt=total)
+        await gate.charge(await admit(gate, header, 10_000), 10_000)
+    header = agent.fill(total + PRICE, 10_000, salt=total + PRICE)
+    await gate.charge(await admit(gate, header), PRICE)
+    useless = admit(gate, agent.fill(total + 2 * PRICE, 10_000, salt=7))
+    assert await reason_of(useless) is Reason.TOO_MANY_DEPOSITS
+
+
 async def test_case_36_filling_and_emptying_is_counted(house: House) -> None:
     gate = await house.worker(limits=PayerLimits(errands_per_hour=2))
     agent = house.agent()

@@ -2,8 +2,8 @@
 
 A deposit and a refund are transactions at the provider's cost, so a payer that fills and empties
 channels without buying anything is a drain. What counts is therefore what brings nothing: the first
-deposit into a channel, one into a channel that still has enough, and every refund. A top-up of what
-was used up is a sale, and never counted.
+deposit into a channel, one that follows no use of the last, and every refund. A payer that has
+bought for a while since its last deposit may top up, however early and often.
 
 The rate is the generic cell rate algorithm: one number, the time at which the payer would be back
 to a clean slate. Source: ITU-T I.371, "Generic cell rate algorithm".
@@ -35,10 +35,13 @@ class PayerLimits:
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True):
-    """What is remembered of a payer. Append fields, never insert."""
+    """What is remembered of a payer. Append fields, never insert.
+
+    `channels` are those that it has filled: what each had been charged when it was filled last.
+    """
 
     clean_at_ms: int = 0
-    channels: tuple[bytes, ...] = ()
+    channels: dict[bytes, int] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -67,7 +70,14 @@ def is_full(account: Account, channel_id: bytes, limits: PayerLimits) -> bool:
     return channel_id not in account.channels and len(account.channels) >= limits.channels
 
 
-def with_channel(account: Account, channel_id: bytes, closed: frozenset[bytes]) -> Account:
-    """With a channel more, and without those that are closed."""
-    others = (other for other in account.channels if other not in closed and other != channel_id)
-    return msgspec.structs.replace(account, channels=(*others, channel_id))
+def with_channel(
+    account: Account, channel_id: bytes, charged: int, closed: frozenset[bytes]
+) -> Account:
+    """With a channel that is filled now, and without those that are closed."""
+    others = {other: then for other, then in account.channels.items() if other not in closed}
+    return msgspec.structs.replace(account, channels={**others, channel_id: charged})
+
+
+def bought(account: Account, channel_id: bytes, charged: int) -> int:
+    """What was bought from a channel since it was filled last; nothing from a new one."""
+    return charged - account.channels.get(channel_id, charged)

@@ -105,6 +105,8 @@ def _ours(settings: Settings) -> ASGIApp:
         store=settings.store,
         exact_minimum=PRICED,
         collect=None,
+        deposits_per_hour=1000,  # one payer plays all customers
+        channels_per_payer=1000,
     )
 
 
