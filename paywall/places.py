@@ -13,12 +13,13 @@ from msgspec import Raw
 
 from paywall.protocol import sign_in
 from paywall.protocol.errors import InvalidQuote
-from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
+from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES, MAX_TEXT_BYTES
 from paywall.protocol.x402 import (
     PAYMENT_REQUIRED,
     VERSION,
     Malformed,
     PaymentRequired,
+    Resource,
     decode_required,
     encode_json,
 )
@@ -40,6 +41,15 @@ def origin_of(url: httpx.URL) -> str:
 def place_of(request: httpx.Request) -> str:
     """The directory that a request is for: siblings have one price until one of them says more."""
     return _places(request)[1]
+
+
+def resource_of(request: httpx.Request) -> Resource | None:
+    """What a payment for this request says that it is for; nothing where that would be very long.
+
+    It is the URL as the provider sees it, without what is the caller's own (a password in it).
+    """
+    url = str(request.url.copy_with(userinfo=b"", fragment=None))
+    return Resource(url) if len(url) <= MAX_TEXT_BYTES else None
 
 
 def _places(request: httpx.Request) -> list[str]:

@@ -22,6 +22,7 @@ from paywall.confirmations import settlement
 from paywall.either import can_be_replayed, library_of, with_header
 from paywall.offers import AnyIntent, ExactIntent
 from paywall.old_providers import spoken
+from paywall.places import resource_of
 from paywall.protocol import once
 from paywall.protocol.errors import PaymentLost, PaymentRefused, Reason
 from paywall.protocol.limits import HOLD_SECONDS
@@ -47,7 +48,8 @@ _COME_AGAIN: Final = (Reason.PAYMENT_IN_PROGRESS.code, Reason.SETTLEMENT_PENDING
 
 def send(wallet: Wallet, promise: AnyPromise, request: httpx.Request) -> Flow:
     """Sends a payment and books what came of it. Raises PaymentLost or PaymentRefused."""
-    header = yield from wallet.signing(promise)
+    resource = resource_of(request) if isinstance(promise, ExactPromise) else None
+    header = yield from wallet.signing(promise, resource)
     paid = with_header(request, *spoken(promise.intent.accepted, header))
     outcome = yield from _attempt(wallet, promise, paid, again=False)
     resent = False

@@ -43,7 +43,9 @@ from paywall.protocol.x402 import (
     VERSION,
     PaymentPayload,
     PaymentRequired,
+    Resource,
     encode_header,
+    encode_json,
     show_address,
 )
 from paywall.signing import (
@@ -184,21 +186,22 @@ class Wallet:
         """As `signing`, by signers that answer at once."""
         return _at_once(self.signing(promise))
 
-    def signing(self, promise: AnyPromise) -> Asking[str]:
+    def signing(self, promise: AnyPromise, resource: Resource | None = None) -> Asking[str]:
         """The PAYMENT-SIGNATURE header of a payment that is written down.
 
-        Raises SigningFailed; then nothing has left, and the payment is free again.
+        A single transfer says what it is for, where `resource` is known: some servers of x402 want
+        to hear it. Raises SigningFailed; then nothing has left, and the payment is free again.
         """
         try:
-            return (yield from self._signed(promise))
+            return (yield from self._signed(promise, resource))
         except BaseException:
             self.books.unsent(promise)
             raise
 
-    def _signed(self, promise: AnyPromise) -> Asking[str]:
+    def _signed(self, promise: AnyPromise, resource: Resource | None) -> Asking[str]:
         if isinstance(promise, ExactPromise):
             signed = yield from self._transfer(promise)
-            return _header(promise.intent, exact.payload(signed), _with_id(promise))
+            return _header(promise.intent, exact.payload(signed), _with_id(promise), resource)
         intent, config = promise.intent, Raw(promise.config)
         voucher = yield from self._voucher(intent, promise.amount)
         if promise.deposit is None:
@@ -325,12 +328,18 @@ def _named(extensions: dict[str, Raw] | None, payment_id: str) -> dict[str, Raw]
     return {**extensions, once.EXTENSION: once.with_id(payment_id)}
 
 
-def _header(intent: AnyIntent, payload: Raw, extensions: dict[str, Raw] | None) -> str:
+def _header(
+    intent: AnyIntent,
+    payload: Raw,
+    extensions: dict[str, Raw] | None,
+    resource: Resource | None = None,
+) -> str:
     return encode_header(
         PaymentPayload(
             x402_version=VERSION,
             accepted=intent.accepted,
             payload=payload,
+            resource=Raw(encode_json(resource)) if resource else UNSET,
             extensions=extensions or UNSET,
         )
     )

@@ -468,3 +468,21 @@ def test_a_file_of_the_first_version_learns_about_transfers(tmp_path: Path) -> N
     wallet = make_wallet(path)
     get(wallet, Till())
     assert wallet.spent() == PRICE + 7
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (URL + "?a=1#part", ORIGIN + "/once?a=1"),
+        ("https://me:secret@api.example/once", ORIGIN + "/once"),
+        (URL + "?" + "a" * 3000, None),
+    ],
+)
+def test_case_53_a_transfer_says_what_it_is_for_and_no_password(
+    url: str, told: str | None, wallet: Wallet
+) -> None:
+    till = Till()
+    assert get(wallet, till, url).status_code == 200
+    (header,) = till.headers
+    message = json.loads(base64.b64decode(header))
+    assert message.get("resource") == (told and {"url": told})

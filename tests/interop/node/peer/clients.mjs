@@ -60,7 +60,8 @@ async function payerOf(kind, key, scheme) {
   if (kind === "fetch-v1") return byFetch(wrapV1(fetch, await createSigner(NETWORK_V1, key)));
   if (kind === "axios-v1")
     return byAxios(withPaymentInterceptor(axios.create(), await createSigner(NETWORK_V1, key)));
-  const charge = evm.charge({ account: privateKeyToAccount(key), maxAmount: "1" });
+  const currencies = [evm.assets.baseSepolia.USDC];
+  const charge = evm.charge({ account: privateKeyToAccount(key), currencies, maxAmount: "1" });
   return byFetch(Mppx.create({ methods: [charge], polyfill: false }).fetch);
 }
 
