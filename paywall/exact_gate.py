@@ -100,14 +100,19 @@ class ExactGate:
     # -- Admitting -------------------------------------------------------------------------------
 
     async def admit(
-        self, payload: PaymentPayload, quote: Quote, ticket: Ticket | None, resource: bytes
+        self,
+        payload: PaymentPayload,
+        quote: Quote,
+        ticket: Ticket | None,
+        resource: bytes,
+        route: str = "",
     ) -> ExactAdmission | Repeated:
         """Lets a paid request in, or answers once more. Raises Refused or Unavailable.
 
         A payment that is known gets what became of it, although the price may have changed and its
         time passed meanwhile; only one that would run anew must fit what is offered now.
         """
-        admission = self._read(payload, quote)
+        admission = self._read(payload, quote, route)
         payment = admission.payment
         found = await self._slips.find(admission)
         known = slip.decode(found[0])
@@ -135,7 +140,7 @@ class ExactGate:
         admission.transaction = mine.transaction
         return admission
 
-    def _read(self, payload: PaymentPayload, quote: Quote) -> ExactAdmission:
+    def _read(self, payload: PaymentPayload, quote: Quote, route: str) -> ExactAdmission:
         try:
             payment = self._terms.read(payload.payload)
         except Refused:
@@ -143,7 +148,7 @@ class ExactGate:
             raise
         network = self._terms.asset.network
         key = payment.key(network)
-        return ExactAdmission(token_hex(8), payment.value, payment, network, key)
+        return ExactAdmission(token_hex(8), payment.value, payment, network, key, route=route)
 
     def _refuse_unfit(
         self, payload: PaymentPayload, quote: Quote, admission: ExactAdmission

@@ -137,24 +137,25 @@ class Gate:
     # -- Admitting -------------------------------------------------------------------------------
 
     async def admit(
-        self, header: str, quote: Quote, resource: bytes
+        self, header: str, quote: Quote, resource: bytes, route: str = ""
     ) -> Admitted | Refunded | Repeated:
         """Lets a paid request in, makes the refund that is asked for, or answers once more.
 
-        `resource` is what is asked for; a payment's id is good for it alone. Raises Refused or
+        `resource` is what is asked for; a payment's id is good for it alone. `route` is the name
+        under which the ledger has it. Raises Refused or
         Unavailable; then nothing is held and nothing charged.
         """
         payload = decode_payment(header)
         extension = payload.extensions.get(once.EXTENSION) if payload.extensions else None
         ticket = once.ticket_of(extension, header.encode(), resource)
         if self._exact and is_exact(payload):
-            return await self._exact.admit(payload, quote, ticket, resource)
+            return await self._exact.admit(payload, quote, ticket, resource, route)
         try:
             payment = await self._checked(payload, quote, ticket)
             if isinstance(payment, VoucherPayment):
-                return await self._admit_voucher(payment, quote.price, ticket)
+                return await self._admit_voucher(payment, quote.price, ticket, route)
             if isinstance(payment, DepositPayment):
-                return await self._admit_deposit(payment, quote.price, ticket)
+                return await self._admit_deposit(payment, quote.price, ticket, route)
             return await self._refunds.make(payment, ticket)
         except once.AnsweredBefore as before:
             return await self._repeat(payload, before)
@@ -189,7 +190,7 @@ class Gate:
         return Repeated(answer, receipts.repeated(channel, answer, before.total))
 
     async def _admit_voucher(
-        self, payment: VoucherPayment, price: int, ticket: Ticket | None
+        self, payment: VoucherPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
         request = token_hex(8)
         try:
@@ -201,14 +202,15 @@ class Gate:
                 raise
             standing = await self._reserve(payment, price, request, ticket)
         self._refused.passed(payment.channel_id)
-        return self._admitted(request, price, payment, standing, ticket)
+        return self._admitted(request, price, payment, standing, ticket, route)
 
     async def _admit_deposit(
-        self, payment: DepositPayment, price: int, ticket: Ticket | None
+        self, payment: DepositPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
         filled = await self._deposits.admit(payment, price, ticket)
         request, standing, amount = filled.request, filled.standing, payment.deposit.amount
-        return self._admitted(request, price, payment.payment, standing, ticket, filled, amount)
+        voucher = payment.payment
+        return self._admitted(request, price, voucher, standing, ticket, route, filled, amount)
 
     def _admitted(
         self,
@@ -217,13 +219,14 @@ class Gate:
         payment: VoucherPayment,
         standing: Standing,
         ticket: Ticket | None,
+        route: str,
         filled: Filled | None = None,
         deposited: int = 0,
     ) -> Admission:
         self._running[request] = payment.channel_id
         network = self.terms.asset.network
         if filled is None:
-            return Admission(request, price, payment, standing, network, ticket)
+            return Admission(request, price, payment, standing, network, ticket, route=route)
         return Admission(
             request,
             price,
@@ -234,6 +237,7 @@ class Gate:
             deposited,
             filled.transaction,
             filled.funding,
+            route,
         )
 
     async def _reserve(
@@ -285,7 +289,9 @@ class Gate:
         channel_id, ticket = admission.payment.channel_id, admission.ticket
         kept = once.encode_answer(answer) if answer and ticket else b""
         try:
-            standing = await self.store.charge(channel_id, admission.request, amount, ticket, kept)
+            standing = await self.store.charge(
+                channel_id, admission.request, amount, ticket, kept, admission.line(amount)
+            )
         finally:
             self._running.pop(admission.request, None)
         return receipts.paid(admission, standing.chain, amount, standing.charged)

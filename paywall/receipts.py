@@ -13,8 +13,10 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from paywall.deposit_gate import Funding
+from paywall.protocol import ledger
 from paywall.protocol.channel import ChainState, Channel, Standing
 from paywall.protocol.errors import Refused
+from paywall.protocol.ledger import Line
 from paywall.protocol.money import ZERO_ADDRESS, Address
 from paywall.protocol.once import Answer, Ticket
 from paywall.protocol.schemes.batch import ReceiptExtra, VoucherPayment, channel_state
@@ -54,6 +56,7 @@ class Admission:
     deposited: int = 0
     transaction: bytes = b""
     funding: Funding | None = None
+    route: str = ""
 
     @property
     def payer(self) -> Address:
@@ -74,6 +77,24 @@ class Admission:
         total = self.payment.voucher.amount - self.price + amount
         return Answer(status, headers, body, amount, total, self.deposited, self.transaction)
 
+    def line(self, amount: int) -> bytes:
+        """What the ledger says of its charge."""
+        payment, ticket = self.payment, self.ticket
+        return ledger.encode(
+            Line(
+                ledger.CHARGE,
+                str(amount),
+                payment.channel_id,
+                payment.config.payer,
+                self.route,
+                self.request,
+                str(payment.voucher.amount),
+                self.network,
+                payment.config.token,
+                ticket.payment_id if ticket else "",
+            )
+        )
+
 
 @dataclass(slots=True, eq=False)
 class ExactAdmission:
@@ -88,6 +109,7 @@ class ExactAdmission:
     network: str
     key: bytes
     transaction: bytes = b""
+    route: str = ""
 
     @property
     def payer(self) -> Address:
@@ -104,6 +126,24 @@ class ExactAdmission:
     def answer(self, status: int, headers: Headers, body: bytes, amount: int) -> Answer | None:
         """The answer as it leaves: every authorization is a name of its own."""
         return Answer(status, headers, body, amount, 0, 0, b"")
+
+    def line(self, transaction: bytes) -> bytes:
+        """What the ledger says of its transfer."""
+        payment = self.payment
+        return ledger.encode(
+            Line(
+                ledger.TRANSFER,
+                str(self.price),
+                b"",
+                payment.payer,
+                self.route,
+                self.request,
+                "0",
+                self.network,
+                payment.token,
+                transaction=transaction,
+            )
+        )
 
 
 Admitted = Admission | ExactAdmission

@@ -70,11 +70,15 @@ class SlipBook:
         request = admission.request if holder is None else holder
         before, now_ms = await self._slips.read(admission.key)
         while True:
-            mine = change(slip.held(slip.decode(before), request))
+            held = slip.held(slip.decode(before), request)
+            mine = change(held)
             if mine and mine.request:
                 mine = slip.renewed(mine, now_ms)
             after, ttl_ms = slip.encode(mine) if mine else None, ttl_of(admission, now_ms)
-            before, now_ms = await self._slips.swap(admission.key, before, after, ttl_ms)
+            line = b""
+            if mine and not held.transaction and mine.transaction:
+                line = admission.line(mine.transaction)
+            before, now_ms = await self._slips.swap(admission.key, before, after, ttl_ms, line)
             if before == after:
                 return mine
 

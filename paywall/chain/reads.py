@@ -96,9 +96,14 @@ class Reads:
 
     async def to_settle(self, receiver: Address, token: Address) -> int:
         """What was claimed for a receiver and is not in its hands yet."""
+        claimed, settled = await self.earned(receiver, token)
+        return claimed - settled
+
+    async def earned(self, receiver: Address, token: Address) -> tuple[int, int]:
+        """What was ever claimed for a receiver, and what of it was settled."""
         question = contract.encode_receivers(receiver, token)
         totals = await self._rpc.call(contract.decode_receivers, SETTLEMENT_ADDRESS, question)
-        return totals.claimed - totals.settled
+        return totals.claimed, totals.settled
 
     async def token_balance(self, token: Address, holder: Address) -> int:
         question = contract.encode_balance_of(holder)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Standing, Voucher
 from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.ledger import Row
 from paywall.protocol.once import Ticket
 
 DEFAULT_STORE: Final = "sqlite:///paywall.db"
@@ -55,8 +56,12 @@ class Store(Protocol):
         amount: int,
         ticket: Ticket | None = None,
         answer: bytes = b"",
+        line: bytes = b"",
     ) -> Standing:
-        """Turns a hold into a charge, and keeps the answer under the ticket. Raises HoldLost."""
+        """Turns a hold into a charge, and keeps the answer under the ticket. Raises HoldLost.
+
+        `line` goes into the ledger (`paywall.protocol.ledger`) with it, when anything is charged.
+        """
 
     async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
         """Drops a hold; one that is gone already is no error."""
@@ -97,6 +102,15 @@ class Store(Protocol):
 
     async def claimable(self, limit: int = 1000) -> list[Channel]:
         """Channels that owe more than is claimed, the largest sums first."""
+
+    async def ledger(self, after: str, until_ms: int, limit: int = 1000) -> list[Row]:
+        """The rows behind a position ("" is the beginning) and before a time, in their order.
+
+        A page may be shorter than its limit; an empty one is the end.
+        """
+
+    async def trim_ledger(self, through: str) -> int:
+        """Drops the rows up to and with a position; how many there were."""
 
     async def lease(self, name: str, owner: str, ttl_ms: int) -> int | None:
         """Takes a job for so long, or renews it: its fencing token, or None while it is another's.

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.ledger import Row, row_of
 from paywall.protocol.once import Entry
 from paywall.stores.rules import Rule, RuleStore, Slot, owed
 
@@ -23,6 +24,8 @@ class MemoryStore(RuleStore):
         self._clock = clock
         self._records: dict[bytes, Channel] = {}
         self._entries: dict[tuple[bytes, str], Entry] = {}
+        self._lines: dict[int, tuple[int, bytes]] = {}
+        self._written = 0
 
     @classmethod
     def from_url(cls, url: str) -> "MemoryStore":
@@ -45,6 +48,9 @@ class MemoryStore(RuleStore):
         if after.entry is not None:
             self._entries[key] = after.entry
             self._forget(now_ms)
+        if after.line:
+            self._written += 1
+            self._lines[self._written] = (now_ms, after.line)
         return after
 
     def _forget(self, now_ms: int) -> None:
@@ -60,3 +66,17 @@ class MemoryStore(RuleStore):
     async def claimable(self, limit: int = 1000) -> list[Channel]:
         due = (channel for channel in self._records.values() if owed(channel) > 0)
         return nsmallest(limit, due, key=lambda channel: (-owed(channel), channel.channel_id))
+
+    async def ledger(self, after: str, until_ms: int, limit: int = 1000) -> list[Row]:
+        rows = (
+            row_of(str(number), at_ms, line)
+            for number, (at_ms, line) in self._lines.items()
+            if number > int(after or 0) and at_ms < until_ms
+        )
+        return list(islice(rows, limit))
+
+    async def trim_ledger(self, through: str) -> int:
+        gone = [number for number in self._lines if number <= int(through)]
+        for number in gone:
+            del self._lines[number]
+        return len(gone)

@@ -5,7 +5,8 @@ without a lock. Redis's own clock decides every deadline: workers' clocks may di
 returns is what its script saw; a refusal brings the whole record along in the same answer.
 
 The keys of a channel, `paywall:{b}:<id>`, carry its bucket `b`, the first byte of its id, and so do
-the indexes of the bucket: `paywall:{b}:due`, who owes, and `paywall:{b}:all`. Whatever a payer
+the indexes of the bucket: `paywall:{b}:due`, who owes, and `paywall:{b}:all`, and its part of the
+ledger, `paywall:{b}:log`. Whatever a payer
 chose stands in a key only as hexadecimal digits, or as a payment's id, whose letters are checked.
 
 How the servers are found and how failures are outlasted is in `redis_nodes` and `redis_calls`.
@@ -29,6 +30,7 @@ from paywall.protocol.channel import (
     Voucher,
 )
 from paywall.protocol.errors import HoldLost, Reason, Refused, StoreUnavailable
+from paywall.protocol.ledger import Row
 from paywall.protocol.limits import (
     ANSWER_SECONDS,
     HOLD_SECONDS,
@@ -41,6 +43,7 @@ from paywall.stores import redis_index, redis_records
 from paywall.stores.redis_calls import Calls
 from paywall.stores.redis_check import check
 from paywall.stores.redis_leases import RedisLeases
+from paywall.stores.redis_ledger import RedisLedger
 from paywall.stores.redis_nodes import BUCKETS, slot_of
 from paywall.stores.redis_records import Flat
 from paywall.stores.redis_scripts import Script, scripts
@@ -77,6 +80,7 @@ class RedisStore(RedisLeases, RedisTallies):
         self._scripts = scripts()
         self._tags = [f"{url.prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
         self._dues = [tag + b"due" for tag in self._tags]
+        self._logs = [tag + b"log" for tag in self._tags]
         self._slots = [slot_of(b"%02x" % bucket) for bucket in range(BUCKETS)]
         self._calls: Calls | None = None
 
@@ -140,15 +144,16 @@ class RedisStore(RedisLeases, RedisTallies):
         amount: int,
         ticket: Ticket | None = None,
         answer: bytes = b"",
+        line: bytes = b"",
     ) -> Standing:
         assert amount >= 0
         reply = await self._ask(
             self._script("charge"),
             channel_id,
-            self._keys(channel_id, ticket),
+            (*self._keys(channel_id, ticket), self._logs[channel_id[0]]),
             (
                 *(request, b"%d" % amount, _REMEMBERED, _HALF_WINDOW, channel_id),
-                *(ticket.fingerprint if ticket else b"", answer, _ANSWER_MS),
+                *(ticket.fingerprint if ticket else b"", answer, _ANSWER_MS, line),
             ),
         )
         if isinstance(reply, bytes):
@@ -196,7 +201,7 @@ class RedisStore(RedisLeases, RedisTallies):
             channel_id,
             (*redis_records.chain_words(chain), static),
             (config.withdraw_delay_seconds, str(evidence)),
-            keys=(self._tags[channel_id[0]] + b"all",),
+            keys=(self._logs[channel_id[0]], self._tags[channel_id[0]] + b"all"),
         )
 
     async def begin_refund(
@@ -208,7 +213,8 @@ class RedisStore(RedisLeases, RedisTallies):
 
     async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
         words = redis_records.chain_words(chain) if chain else ()
-        return await self._change("end_refund", channel_id, words)
+        log = (self._logs[channel_id[0]],)
+        return await self._change("end_refund", channel_id, words, keys=log)
 
     async def _change(
         self,
@@ -234,6 +240,13 @@ class RedisStore(RedisLeases, RedisTallies):
         found = await self._read(await index.largest(limit))
         owing = (channel for channel in found if channel.unclaimed > 0)
         return sorted(owing, key=lambda channel: (-channel.unclaimed, channel.channel_id))
+
+    async def ledger(self, after: str, until_ms: int, limit: int = 1000) -> list[Row]:
+        book = RedisLedger(self._opened(), self._tags, self._slots)
+        return await book.read(after, until_ms, limit)
+
+    async def trim_ledger(self, through: str) -> int:
+        return await RedisLedger(self._opened(), self._tags, self._slots).trim(through)
 
     async def _read(self, ids: list[bytes]) -> list[Channel]:
         found = await asyncio.gather(*(self.channel(channel_id) for channel_id in ids))

@@ -28,11 +28,17 @@ class RedisSlips:
         return await self.swap(key, None, None, 0)
 
     async def swap(
-        self, key: bytes, before: bytes | None, after: bytes | None, ttl_ms: int
+        self,
+        key: bytes,
+        before: bytes | None,
+        after: bytes | None,
+        ttl_ms: int,
+        line: bytes = b"",
     ) -> Found:
         digest = sha256(key).digest()
-        name = self._store._tags[digest[0]] + b"s:" + digest.hex().encode()
-        arguments = (before or b"", after or b"", ttl_ms)
-        reply = await self._store._ask(_SCRIPT, digest, (name,), arguments, strict=True)
+        tag = self._store._tags[digest[0]]
+        keys = (tag + b"s:" + digest.hex().encode(), tag + b"log")
+        arguments = (before or b"", after or b"", ttl_ms, line)
+        reply = await self._store._ask(_SCRIPT, digest, keys, arguments, strict=True)
         found, now_ms = cast("list[bytes]", reply)
         return found or None, int(now_ms)

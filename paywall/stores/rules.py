@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from paywall.protocol import channel as channels
-from paywall.protocol import once
+from paywall.protocol import ledger, once
 from paywall.protocol.channel import (
     ChainState,
     Channel,
@@ -31,10 +31,14 @@ from paywall.stores.tallies import RuleTallies
 
 
 class Slot(NamedTuple):
-    """A channel's record, and the entry of one payment's id when a rule asks for it."""
+    """A channel's record, and the entry of one payment's id when a rule asks for it.
+
+    What a rule returns may have a `line` for the ledger.
+    """
 
     record: Channel | None
     entry: Entry | None = None
+    line: bytes = b""
 
 
 Rule = Callable[[Slot, int], Slot]
@@ -95,6 +99,7 @@ class RuleStore(RuleLeases, RuleTallies):
         amount: int,
         ticket: Ticket | None = None,
         answer: bytes = b"",
+        line: bytes = b"",
     ) -> Standing:
         def rule(slot: Slot, now_ms: int) -> Slot:
             record, entry = slot.record, once.live(slot.entry, now_ms)
@@ -107,10 +112,11 @@ class RuleStore(RuleLeases, RuleTallies):
             charged = channels.charge(record, request, amount, remember)
             if charged is record:
                 return slot  # charged before; the entry may be another request's by now
+            row = line if amount else b""
             if ticket is None or amount == 0:
-                return Slot(charged)
+                return Slot(charged, None, row)
             total = charged.charged
-            return Slot(charged, once.answered(ticket, request, answer, total, now_ms))
+            return Slot(charged, once.answered(ticket, request, answer, total, now_ms), row)
 
         payment_id = ticket.payment_id if ticket else ""
         return _standing(await self._apply(channel_id, rule, payment_id))
@@ -166,10 +172,12 @@ class RuleStore(RuleLeases, RuleTallies):
         evidence: int,
     ) -> Channel:
         def rule(slot: Slot, now_ms: int) -> Slot:
-            if slot.record is None:
-                opened = channels.open_channel(channel_id, network, config, chain, evidence)
-                return Slot(opened)
-            return Slot(channels.observe(slot.record, chain))
+            before = slot.record
+            if before is None:
+                after = channels.open_channel(channel_id, network, config, chain, evidence)
+            else:
+                after = channels.observe(before, chain)
+            return Slot(after, None, _risen(before, after))
 
         return _known((await self._apply(channel_id, rule)).record)
 
@@ -184,9 +192,17 @@ class RuleStore(RuleLeases, RuleTallies):
 
     async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
         def rule(slot: Slot, now_ms: int) -> Slot:
-            return Slot(channels.end_refund(_known(slot.record), chain))
+            before = _known(slot.record)
+            after = channels.end_refund(before, chain)
+            return Slot(after, None, _risen(before, after))
 
         return _known((await self._apply(channel_id, rule)).record)
+
+
+def _risen(before: Channel | None, after: Channel) -> bytes:
+    """The ledger's line for a total that rose without a request."""
+    risen = after.charged - (before.charged if before else 0)
+    return ledger.adopted(after.channel_id, risen) if risen else b""
 
 
 def _known(record: Channel | None) -> Channel:

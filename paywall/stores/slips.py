@@ -27,9 +27,17 @@ class Slips(Protocol):
     async def read(self, key: bytes) -> Found: ...
 
     async def swap(
-        self, key: bytes, before: bytes | None, after: bytes | None, ttl_ms: int
+        self,
+        key: bytes,
+        before: bytes | None,
+        after: bytes | None,
+        ttl_ms: int,
+        line: bytes = b"",
     ) -> Found:
-        """Writes `after` (None: drops it) if `before` is there; returns what is there now."""
+        """Writes `after` (None: drops it) if `before` is there; returns what is there now.
+
+        With it, and only then, `line` goes into the ledger.
+        """
 
 
 async def change(
@@ -74,22 +82,32 @@ class RuleSlips:
         return await self._step(key, lambda entry, now_ms: entry)
 
     async def swap(
-        self, key: bytes, before: bytes | None, after: bytes | None, ttl_ms: int
+        self,
+        key: bytes,
+        before: bytes | None,
+        after: bytes | None,
+        ttl_ms: int,
+        line: bytes = b"",
     ) -> Found:
         def rule(entry: Entry | None, now_ms: int) -> Entry | None:
             if _data(entry) != before:
                 return entry
             return None if after is None else Entry(b"", "", now_ms + ttl_ms, after)
 
-        return await self._step(key, rule)
+        return await self._step(key, rule, line)
 
-    async def _step(self, key: bytes, rule: Callable[[Entry | None, int], Entry | None]) -> Found:
+    async def _step(
+        self, key: bytes, rule: Callable[[Entry | None, int], Entry | None], line: bytes = b""
+    ) -> Found:
         told = 0
 
         def apply(slot: Slot, now_ms: int) -> Slot:
             nonlocal told
             told = now_ms
-            return slot._replace(entry=rule(live(slot.entry, now_ms), now_ms))
+            before = live(slot.entry, now_ms)
+            after = rule(before, now_ms)
+            row = line if _data(after) != _data(before) else b""
+            return slot._replace(entry=after, line=row)
 
         slot = await self._store._apply(key, apply, _NAME)
         return _data(slot.entry), told

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
+from paywall.protocol.ledger import Row
 from paywall.protocol.limits import STORE_BUSY_SECONDS
 from paywall.stores.rules import Rule, RuleStore, Slot
 from paywall.stores.sqlite_file import ChannelFile, Step
@@ -31,8 +32,8 @@ MAX_BATCH: Final = 1024
 """Verbs in one transaction; far below what one statement may bind."""
 
 
-_Query = Callable[[ChannelFile], list[Channel]]
-"""A question over many records."""
+_Query = Callable[[ChannelFile], object]
+"""A question over many records, or about the ledger."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +95,12 @@ class SqliteStore(RuleStore):
 
     async def claimable(self, limit: int = 1000) -> list[Channel]:
         return cast(list[Channel], await self._ask(lambda file: file.claimable(limit)))
+
+    async def ledger(self, after: str, until_ms: int, limit: int = 1000) -> list[Row]:
+        return cast(list[Row], await self._ask(lambda file: file.ledger(after, until_ms, limit)))
+
+    async def trim_ledger(self, through: str) -> int:
+        return cast(int, await self._ask(lambda file: file.trim_ledger(through)))
 
     def _ask(self, work: Step | _Query) -> "asyncio.Future[object]":
         if self._writer is None:

@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, PaymentError, StoreUnavailable
+from paywall.protocol.ledger import Row
 from paywall.protocol.once import Entry
-from paywall.stores import records, sqlite_entries
+from paywall.stores import records, sqlite_entries, sqlite_ledger
 from paywall.stores.rules import Rule, Slot, owed
 from paywall.stores.sqlite_entries import Key
 
@@ -75,6 +76,9 @@ class Step(NamedTuple):
     payment_id: str = ""
 
 
+DatedLine = tuple[int, bytes]
+"""Unix time in ms, and a line of the ledger."""
+
 Outcome = Slot | BaseException
 """What a step returned or raised."""
 
@@ -115,9 +119,11 @@ class ChannelFile:
         """
         try:
             self._patiently(lambda: self._db.execute("BEGIN IMMEDIATE"))
-            outcomes, changed, entries = self._apply(steps)
+            outcomes, changed, entries, lines = self._apply(steps)
             if changed:
                 self._write(list(changed.values()))
+            if lines:
+                sqlite_ledger.write(self._db, lines)
             if entries:
                 sqlite_entries.write(self._db, entries)
                 sqlite_entries.forget(self._db, self._now_ms(), 2 * len(entries))
@@ -138,6 +144,18 @@ class ChannelFile:
         """Channels that owe something, the largest sums first."""
         return self._select("WHERE owed IS NOT NULL ORDER BY owed DESC, id LIMIT ?", limit)
 
+    def ledger(self, after: str, until_ms: int, limit: int) -> list[Row]:
+        try:
+            return sqlite_ledger.read(self._db, after, until_ms, limit)
+        except sqlite3.Error as error:
+            raise self._while_working(error) from error
+
+    def trim_ledger(self, through: str) -> int:
+        try:
+            return sqlite_ledger.trim(self._db, through)
+        except sqlite3.Error as error:
+            raise self._while_working(error) from error
+
     # -- A batch ---------------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
@@ -145,7 +163,7 @@ class ChannelFile:
 
     def _apply(
         self, steps: Sequence[Step]
-    ) -> tuple[list[Outcome], dict[bytes, Channel], dict[Key, Entry | None]]:
+    ) -> tuple[list[Outcome], dict[bytes, Channel], dict[Key, Entry | None], list[DatedLine]]:
         """What each step came to, and what of it must be written."""
         damaged = self._load({step.channel_id for step in steps})
         keys = {(step.channel_id, step.payment_id) for step in steps if step.payment_id}
@@ -154,6 +172,7 @@ class ChannelFile:
         changed: dict[bytes, Channel] = {}
         new_entries: dict[Key, Entry | None] = {}
         outcomes: list[Outcome] = []
+        lines: list[DatedLine] = []
         for channel_id, rule, payment_id in steps:
             if channel_id in damaged:
                 outcomes.append(damaged[channel_id])
@@ -170,8 +189,10 @@ class ChannelFile:
                 changed[channel_id] = after.record
             if after.entry is not entry:
                 new_entries[key] = after.entry
+            if after.line:
+                lines.append((now_ms, after.line))
             outcomes.append(after)
-        return outcomes, changed, new_entries
+        return outcomes, changed, new_entries, lines
 
     def _load(self, ids: set[bytes]) -> dict[bytes, StoreUnavailable]:
         """Brings the cache up to date for these records; returns those that cannot be read."""
@@ -231,6 +252,8 @@ class ChannelFile:
                 for statement in (*_SCHEMA, *sqlite_entries.SCHEMA):
                     db.execute(statement)
             self._refuse_newer()
+            if not sqlite_ledger.exists(db):
+                sqlite_ledger.begin(db, self._select(""), self._now_ms())
             db.execute("COMMIT")
         finally:
             if db.in_transaction:

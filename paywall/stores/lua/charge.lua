@@ -1,11 +1,13 @@
 -- Turns a hold into a charge, at most its price. Charging the same request again changes nothing.
--- KEYS  record, holds, channels that owe, entry of the payment's id (the record when there is none)
+-- KEYS  record, holds, channels that owe, entry of the payment's id (the record when there is none),
+--       ledger
 -- ARGV  request, amount, most remembered charges, half a window, channel id,
---       fingerprint ('' without an id), the answer ('' when it is not kept), ms that it is kept
+--       fingerprint ('' without an id), the answer ('' when it is not kept), ms that it is kept,
+--       line of the ledger
 local key, holds, due, entry_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local request, amount = ARGV[1], ARGV[2]
 local most_done, half_window, id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local fingerprint, answer, answer_ms = ARGV[6], ARGV[7], ARGV[8]
+local fingerprint, answer, answer_ms, log, line = ARGV[6], ARGV[7], ARGV[8], KEYS[5], ARGV[9]
 local r = load(key)
 if not r then return {'lost'} end
 
@@ -20,7 +22,9 @@ local hold = redis.call('HGET', holds, request)
 if not hold then return {'lost'} end
 local price, held_amount = parsed(hold)
 if less(price, amount) then return {'above'} end
-redis.call('ZCARD', due)  -- fails, before anything is written, when it is somebody else's
+-- These fail, before anything is written, when they are somebody else's.
+redis.call('ZCARD', due)
+redis.call('XLEN', log)
 
 redis.call('HDEL', holds, request)
 r.hp, r.hn = sub(r.hp, price), r.hn - 1
@@ -29,6 +33,7 @@ if amount == '0' then
 else
   r.c = add(r.c, amount)
   index(due, id, r.v, r.c, r.k)
+  note(log, line)
 end
 if fingerprint == '' or amount == '0' then
   -- There is no entry that could remember it.

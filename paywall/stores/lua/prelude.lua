@@ -266,6 +266,16 @@ local function ours(holds, due)
   redis.call('ZCARD', due)
 end
 
+-- One more line of the ledger.
+local function note(log, line)
+  if line ~= '' then redis.call('XADD', log, '*', 'l', line) end
+end
+
+-- A total that rose without a request has a line too.
+local function note_risen(log, id, before, after)
+  if after ~= before then redis.call('XADD', log, '*', 'i', id, 'a', sub(after, before)) end
+end
+
 -- What the gate wants to know of a channel after a verb, in one string: most of it is what the chain
 -- said, which seldom changes.
 local function standing(r)

@@ -1,17 +1,20 @@
 -- Takes over what the chain says; an unknown channel is opened with the payer's own evidence.
--- KEYS  record, holds, channels that owe, all channels
+-- KEYS  record, holds, channels that owe, ledger, all channels
 -- ARGV  channel id, balance, claimed, withdraw amount, requested at, refund nonce, block, read at ms,
 --       packed network and config, withdraw delay, evidence
 local key, id = KEYS[1], ARGV[1]
 local r = load(key)
 ours(KEYS[2], KEYS[3])
+redis.call('XLEN', KEYS[4])
+local before = r and r.c or '0'
 if not r then
   local balance, claimed, evidence = ARGV[2], ARGV[3], ARGV[11]
   local charged = max(claimed, less(balance, evidence) and balance or evidence)
   r = {bl = '0', c = charged, s = ARGV[9], dl = ARGV[10], f = charged, w = ' ', n = 0, hp = '0', hn = 0,
     he = '0', d = ' ', u = '0'}
-  redis.call('ZADD', KEYS[4], 0, id)
+  redis.call('ZADD', KEYS[5], 0, id)
 end
 observe(KEYS[3], id, r, 2)
 save(key, r)
+note_risen(KEYS[4], id, before, r.c)
 return whole('ok', r, KEYS[2])
