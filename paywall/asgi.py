@@ -356,7 +356,7 @@ class Paywall:
                     raise Refused(Reason.UNSUPPORTED_VERSION)
                 send = answering(send)
                 header = upgraded_payment(header, quote.accepts)
-            admission = await self.gate.admit(header, quote, _asked(scope))
+            admission = await self.gate.admit(header, quote, _asked(scope), tariff.name)
             exchange = await self._exchange(admission, tariff, scope, receive, send)
         except Refused as refusal:
             return await self._refuse(scope, send, quote, refusal)

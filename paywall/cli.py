@@ -22,6 +22,7 @@ from paywall.chain.devnet import Devnet
 from paywall.cli_closing import close_channel, recover_channels, withdraw_channels
 from paywall.cli_facilitator import facilitator
 from paywall.cli_fetch import fetch
+from paywall.cli_ledger import ledger
 from paywall.cli_provider import channels, claim, refund, settle
 from paywall.cli_proxy import proxy
 from paywall.cli_setup import check, doctor, init
@@ -139,6 +140,9 @@ app.command("close")(close_channel)
 app.command("withdraw")(withdraw_channels)
 app.command("recover")(recover_channels)
 app.add_typer(wallet, name="wallet")
+
+
+app.add_typer(ledger, name="ledger")
 
 
 if __name__ == "__main__":

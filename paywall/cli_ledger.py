@@ -1,8 +1,8 @@
-"""`paywall ledger export | reconcile`: the provider's books, out of the store and against the chain."""
+"""`paywall ledger export, reconcile`: the books, out of the store and against the chain."""
 
 import sys
 import time
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -22,7 +22,7 @@ ledger = typer.Typer(help="The provider's books.", no_args_is_help=True)
 _DAY_MS: Final = 86_400_000
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     JSON = "json"
     CSV = "csv"
     PARQUET = "parquet"
@@ -31,9 +31,7 @@ class Form(str, Enum):
 @ledger.command()
 def export(
     store: StoreUrl = DEFAULT_STORE,
-    form: Annotated[
-        Form, typer.Option("--format", help="JSON lines, CSV or Parquet.")
-    ] = Form.JSON,
+    form: Annotated[Form, typer.Option("--format", help="JSON lines, CSV or Parquet.")] = Form.JSON,
     path: Annotated[Path | None, typer.Option("--output", "-o", help="A new file.")] = None,
     append: Annotated[
         Path | None, typer.Option(help="Continue this file of JSON lines where it ends.")

@@ -22,7 +22,9 @@ PAGE: Final = 1_000
 _END_OF_TIME_MS: Final = 2**53
 
 
-async def rows(store: Store, after: str = "", until_ms: int = _END_OF_TIME_MS) -> AsyncIterator[Row]:
+async def rows(
+    store: Store, after: str = "", until_ms: int = _END_OF_TIME_MS
+) -> AsyncIterator[Row]:
     """All rows behind a position and before a time."""
     while page := await store.ledger(after, until_ms, PAGE):
         for row in page:
@@ -137,7 +139,9 @@ def _compare(
     sums.unclaimed += channel.unclaimed
     rows_sum = by_channel.get(channel.channel_id, 0)
     if not rows_sum <= channel.charged <= rows_sum + later.get(channel.channel_id, 0):
-        sums.compare(where, "rows of the ledger against what was charged", rows_sum, channel.charged)
+        sums.compare(
+            where, "rows of the ledger against what was charged", rows_sum, channel.charged
+        )
     if channel.voucher:
         sums.at_most(where, "charged above the voucher", channel.charged, channel.signed)
     sums.at_most(where, "charged above the balance", channel.charged, channel.balance)
@@ -147,8 +151,12 @@ async def _ask(sums: Sums, contract: Contract, known: Sequence[Channel]) -> None
     receivers: dict[tuple[Address, Address], int] = {}
     for channel in known:
         where, chain = show_bytes(channel.channel_id), await contract.channel(channel.channel_id)
-        sums.compare(where, "claimed in the store against the chain", channel.claimed, chain.claimed)
-        sums.compare(where, "balance in the store against the chain", channel.balance, chain.balance)
+        sums.compare(
+            where, "claimed in the store against the chain", channel.claimed, chain.claimed
+        )
+        sums.compare(
+            where, "balance in the store against the chain", channel.balance, chain.balance
+        )
         pair = (channel.config.receiver, channel.config.token)
         receivers[pair] = receivers.get(pair, 0) + chain.claimed
     for (receiver, token), claimed in receivers.items():
