@@ -140,8 +140,6 @@ app.command("close")(close_channel)
 app.command("withdraw")(withdraw_channels)
 app.command("recover")(recover_channels)
 app.add_typer(wallet, name="wallet")
-
-
 app.add_typer(ledger, name="ledger")
 
 
