@@ -121,7 +121,7 @@ class Paywall:
         store: str | Store = DEFAULT_STORE,
         min_deposit: str = "$0.10",
         max_deposit: str = "$1000",
-        deposits_per_hour: int = 20,
+        deposits_per_hour: int = 100,
         channels_per_payer: int = 64,
         instant_up_to: str | None = None,
         withdraw_delay_seconds: int = 86_400,

@@ -18,6 +18,7 @@ from paywall import deposit_turns
 from paywall.alarms import Alarm, DepositLost
 from paywall.deposit_gate import DepositRules
 from paywall.gate import Gate
+from paywall.policy import MAX_LANES
 from paywall.protocol import claims, eip712
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import (
@@ -300,6 +301,12 @@ async def test_case_36_a_flood_is_429_and_says_when_to_come_again() -> None:
     assert answer.header("retry-after")
     assert answer.header("payment-required") is None
     await wall.close()
+
+
+def test_an_agent_may_open_all_of_its_lanes_at_once() -> None:
+    limits = PayerLimits()
+    assert limits.channels >= MAX_LANES
+    assert limits.errands_per_hour >= MAX_LANES
 
 
 @pytest.mark.parametrize("options", [{"deposits_per_hour": 0}, {"channels_per_payer": 0}])

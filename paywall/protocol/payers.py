@@ -23,7 +23,7 @@ HOUR_MS: Final = 3_600_000
 class PayerLimits:
     """For each payer: errands an hour (all of them at once, if it likes), and funded channels."""
 
-    errands_per_hour: int = 20
+    errands_per_hour: int = 100
     channels: int = 64
 
     def __post_init__(self) -> None:
