@@ -27,13 +27,13 @@ def close_channel(
     state: WalletState = None,
     as_json: Json = False,
 ) -> None:
-    """Asks a provider for what is left in its channel, and else begins to withdraw it.
+    """Asks a provider for what is left in its channels, and else begins to withdraw it.
 
     With --rpc, where the provider refuses, is gone or broke the agreement, a withdrawal is begun on
     chain; when its delay is over, `paywall withdraw` takes the money. The key pays for the gas.
     """
 
-    async def work() -> Closing:
+    async def work() -> list[Closing]:
         wallet = open_wallet(state)
         try:
             async with paywall.AsyncClient(wallet=wallet, timeout=CLOSE_SECONDS) as client:
@@ -44,7 +44,7 @@ def close_channel(
         finally:
             wallet.close()
 
-    print_rows([_closing_row(run(work()))], as_json, "")
+    print_rows([_closing_row(done) for done in run(work())], as_json, "")
 
 
 def withdraw_channels(

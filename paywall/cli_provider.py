@@ -318,5 +318,17 @@ def _account_row(account: Account) -> dict[str, object]:
         "balance": account.balance,
         "charged": account.charged,
         "signed": account.signed,
+        "left": max(0, account.balance - account.spent),
+        "withdrawal": _withdrawal(account),
         "stopped": account.stopped,
     }
+
+
+def _withdrawal(account: Account) -> str | None:
+    """How far the channel's money is on its way home, for `paywall withdraw`."""
+    found = account.withdrawal
+    if found is None:
+        return None
+    if found.done:
+        return "done"
+    return f"ready at {found.ready_at:.0f}" if found.transaction else "wanted"

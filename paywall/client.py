@@ -56,12 +56,15 @@ class Client(httpx.Client):
         super().__init__(*args, **kwargs)
         patch(self, wallet)
 
-    def refund(self, url: str, amount: int | None = None, method: str = "GET") -> Receipt:
+    def refund(
+        self, url: str, amount: int | None = None, method: str = "GET", lane: int = 0
+    ) -> Receipt:
         """Gets back what is left in the channel with this provider, or `amount` atomic units.
 
-        `url` is any priced route of the provider. Raises PaymentRefused with its reason.
+        `url` is any priced route of the provider; `lane` the channel's number where the wallet
+        has several. Raises PaymentRefused with its reason.
         """
-        return refund_by(self, url, amount, method)
+        return refund_by(self, url, amount, method, lane)
 
 
 class AsyncClient(httpx.AsyncClient):
@@ -71,12 +74,15 @@ class AsyncClient(httpx.AsyncClient):
         super().__init__(*args, **kwargs)
         patch(self, wallet)
 
-    async def refund(self, url: str, amount: int | None = None, method: str = "GET") -> Receipt:
+    async def refund(
+        self, url: str, amount: int | None = None, method: str = "GET", lane: int = 0
+    ) -> Receipt:
         """Gets back what is left in the channel with this provider, or `amount` atomic units.
 
-        `url` is any priced route of the provider. Raises PaymentRefused with its reason.
+        `url` is any priced route of the provider; `lane` the channel's number where the wallet
+        has several. Raises PaymentRefused with its reason.
         """
-        return await refund_by_async(self, url, amount, method)
+        return await refund_by_async(self, url, amount, method, lane)
 
 
 def patch(client: _C, wallet: Wallet) -> _C:

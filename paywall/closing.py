@@ -78,20 +78,43 @@ async def close(
     url: str,
     chain: PayerChain | None = None,
     method: str = "GET",
-) -> Closing:
-    """Asks the provider at `url` for what is left in its channel, and else begins to withdraw it.
+) -> list[Closing]:
+    """Asks the provider at `url` for what is left in its channels, and else begins to withdraw it.
 
     Without a `chain` the provider's refusal is raised as it is.
     """
+    channels = channels_at(wallet, url)
+    if not channels:
+        return [await _refund(client, url, method)]
+    return [await _close(client, wallet, url, chain, method, channel) for channel in channels]
+
+
+async def _close(
+    client: AsyncClient,
+    wallet: Wallet,
+    url: str,
+    chain: PayerChain | None,
+    method: str,
+    channel: Account,
+) -> Closing:
+    salts = salts_of(channel.origin)
+    salt = config_of(channel).salt
     try:
-        receipt = await client.refund(url, method=method)
-        return Closing("refunded", receipt.channel or "", receipt.amount or 0, receipt.transaction)
+        done = await _refund(client, url, method, salts.index(salt) if salt in salts else 0)
     except (AgentError, httpx.TransportError) as error:
-        channel = channel_at(wallet, url)
-        if chain is None or channel is None:
+        if chain is None:
             raise
         log.warning("no refund from %s, withdrawing instead: %s", channel.origin, error)
+    else:
+        # A provider that has changed its terms refunds the channel of its new ones.
+        if chain is None or done.channel == _hex(channel.channel_id):
+            return done
     return await withdraw(wallet, channel.channel_id, chain)
+
+
+async def _refund(client: AsyncClient, url: str, method: str, lane: int = 0) -> Closing:
+    told = await client.refund(url, method=method, lane=lane)
+    return Closing("refunded", told.channel or "", told.amount or 0, told.transaction)
 
 
 async def withdraw(
@@ -242,11 +265,15 @@ def _adopt(wallet: Wallet, account: Account) -> bool:
 # -- The wallet's own record -----------------------------------------------------------------------
 
 
-def channel_at(wallet: Wallet, url: str) -> Account | None:
-    """The fullest channel that this wallet has with the origin of a URL."""
+def channels_at(wallet: Wallet, url: str) -> list[Account]:
+    """The channels with the origin of a URL that have something left, the fullest first."""
     origin = origin_of(httpx.URL(url))
-    mine = [account for account in wallet.file.accounts() if account.origin == origin]
-    return max(mine, key=lambda account: account.balance - account.spent, default=None)
+    found = [
+        account
+        for account in wallet.file.accounts()
+        if account.origin == origin and account.balance > account.spent
+    ]
+    return sorted(found, key=lambda account: account.spent - account.balance)
 
 
 def config_of(account: Account) -> ChannelConfig:

@@ -89,9 +89,9 @@ class SyncDriver:
     def pay(self, request: httpx.Request) -> httpx.Response:
         return self._drive(_Talk(pay(self.wallet, request)))
 
-    def refund(self, request: httpx.Request, amount: int | None) -> Receipt:
+    def refund(self, request: httpx.Request, amount: int | None, lane: int) -> Receipt:
         """The confirmed refund. Raises PaymentRefused."""
-        response = self._drive(_Talk(refund(self.wallet, request, amount)))
+        response = self._drive(_Talk(refund(self.wallet, request, amount, lane)))
         _discard(response, request)
         return _confirmed(response)
 
@@ -151,9 +151,9 @@ class AsyncDriver:
     async def pay(self, request: httpx.Request) -> httpx.Response:
         return await self._drive(_Talk(pay(self.wallet, request)))
 
-    async def refund(self, request: httpx.Request, amount: int | None) -> Receipt:
+    async def refund(self, request: httpx.Request, amount: int | None, lane: int) -> Receipt:
         """The confirmed refund. Raises PaymentRefused."""
-        response = await self._drive(_Talk(refund(self.wallet, request, amount)))
+        response = await self._drive(_Talk(refund(self.wallet, request, amount, lane)))
         await _adiscard(response, request)
         return _confirmed(response)
 
@@ -278,18 +278,20 @@ def unwrapped_async(inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport
     return inner.inner if isinstance(inner, AsyncDriver) else inner
 
 
-def refund_by(client: httpx.Client, url: str, amount: int | None, method: str) -> Receipt:
+def refund_by(
+    client: httpx.Client, url: str, amount: int | None, method: str, lane: int
+) -> Receipt:
     """Asks for a refund as this client would send any request: its headers, proxy and cookies."""
     request = client.build_request(method, url)
     transport = client._transport_for_url(request.url)
     assert isinstance(transport, SyncDriver)
-    return transport.refund(request, amount)
+    return transport.refund(request, amount, lane)
 
 
 async def refund_by_async(
-    client: httpx.AsyncClient, url: str, amount: int | None, method: str
+    client: httpx.AsyncClient, url: str, amount: int | None, method: str, lane: int
 ) -> Receipt:
     request = client.build_request(method, url)
     transport = client._transport_for_url(request.url)
     assert isinstance(transport, AsyncDriver)
-    return await transport.refund(request, amount)
+    return await transport.refund(request, amount, lane)

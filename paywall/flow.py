@@ -107,8 +107,9 @@ def _agree(wallet: Wallet, request: httpx.Request, quote: PaymentRequired) -> Ag
         raise
 
 
-def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
-    """Asks the provider of `request` for what is left of the channel (or `amount` of it) back."""
+def refund(wallet: Wallet, request: httpx.Request, amount: int | None, lane: int = 0) -> Flow:
+    """Asks the provider of `request` for what is left of the channel (or `amount` of it) back;
+    where there are several, of the one with this number."""
     quote = known_quote(wallet, request)
     if quote is None:
         response = yield request
@@ -118,7 +119,7 @@ def refund(wallet: Wallet, request: httpx.Request, amount: int | None) -> Flow:
             raise InvalidQuote(f"{request.url} asks for no payment: there is no channel to refund")
     tried: set[str] = set()
     while True:
-        intent = wallet.choose(origin_of(request.url), quote)
+        intent = wallet.choose(origin_of(request.url), quote).lane(lane)
         account = wallet.file.account(intent.channel_id)
         if account is None:
             raise AgentError(f"this wallet has no channel with {intent.origin}")

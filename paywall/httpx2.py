@@ -54,9 +54,11 @@ class Client(httpx2.Client):
         super().__init__(*args, **kwargs)
         patch(self, wallet)
 
-    def refund(self, url: str, amount: int | None = None, method: str = "GET") -> Receipt:
+    def refund(
+        self, url: str, amount: int | None = None, method: str = "GET", lane: int = 0
+    ) -> Receipt:
         """As `paywall.Client.refund`."""
-        return refund_by(cast(httpx.Client, self), url, amount, method)
+        return refund_by(cast(httpx.Client, self), url, amount, method, lane)
 
 
 class AsyncClient(httpx2.AsyncClient):
@@ -66,9 +68,11 @@ class AsyncClient(httpx2.AsyncClient):
         super().__init__(*args, **kwargs)
         patch(self, wallet)
 
-    async def refund(self, url: str, amount: int | None = None, method: str = "GET") -> Receipt:
+    async def refund(
+        self, url: str, amount: int | None = None, method: str = "GET", lane: int = 0
+    ) -> Receipt:
         """As `paywall.AsyncClient.refund`."""
-        return await refund_by_async(cast(httpx.AsyncClient, self), url, amount, method)
+        return await refund_by_async(cast(httpx.AsyncClient, self), url, amount, method, lane)
 
 
 def patch(client: _C, wallet: Wallet) -> _C:

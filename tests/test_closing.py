@@ -94,10 +94,23 @@ def agent(devnet: Devnet, tmp_path: Path) -> Agent:
 async def test_a_provider_returns_what_is_left(agent: Agent, shop: Provider) -> None:
     await agent.buy(shop.url, 3)
     async with paywall.AsyncClient(wallet=agent.wallet) as client:
-        closing = await close(client, agent.wallet, f"{shop.url}/item")
+        (closing,) = await close(client, agent.wallet, f"{shop.url}/item")
     assert (closing.state, closing.amount) == ("refunded", DEPOSIT - 3 * PRICE)
     assert agent.usdc() == 1_000_000 - 3 * PRICE
     assert agent.wallet.file.totals().outlay == agent.wallet.spent() == 3 * PRICE
+
+
+async def test_every_lane_comes_home(agent: Agent, shop: Provider) -> None:
+    agent.wallet = agent.open("lanes.db", lanes=3)
+    async with paywall.AsyncClient(wallet=agent.wallet) as client:
+        await client.get(f"{shop.url}/item")
+        many = (client.get(f"{shop.url}/slow") for _ in range(150))
+        assert {answer.status_code for answer in await asyncio.gather(*many)} == {200}
+        before = agent.wallet.file.accounts()
+        assert len(before) > 1
+        closings = await close(client, agent.wallet, f"{shop.url}/item")
+    assert [closing.state for closing in closings] == ["refunded"] * len(before)
+    assert agent.usdc() == 1_000_000 - 151 * PRICE
 
 
 async def test_where_the_provider_is_gone_the_money_comes_home_by_time(
@@ -114,7 +127,7 @@ async def test_where_the_provider_is_gone_the_money_comes_home_by_time(
     async with paywall.AsyncClient(wallet=agent.wallet) as client, agent.chain() as chain:
         with pytest.raises(httpx.TransportError):
             await close(client, agent.wallet, f"{url}/item")
-        begun = await close(client, agent.wallet, f"{url}/item", chain)
+        (begun,) = await close(client, agent.wallet, f"{url}/item", chain)
         assert (begun.state, begun.amount) == ("withdrawing", DEPOSIT - 3 * PRICE)
         assert begun.ready_at == await chain.time() + DELAY
         channel = agent.channel.channel_id
@@ -250,7 +263,7 @@ async def test_case_52_a_lost_file_is_recovered_and_no_second_deposit_is_made(
     assert (channel.charged, channel.signed) == (13 * PRICE, 13 * PRICE)
     assert agent.wallet.spent() == channel.charged
     async with paywall.AsyncClient(wallet=agent.wallet) as client:
-        closing = await close(client, agent.wallet, f"{shop.url}/item")
+        (closing,) = await close(client, agent.wallet, f"{shop.url}/item")
     assert closing.amount == DEPOSIT - 13 * PRICE
     assert agent.usdc() == 1_000_000 - 13 * PRICE
 
