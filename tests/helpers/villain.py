@@ -32,11 +32,13 @@ from helpers.agent import (
     header_of,
     make_wallet,
     offer,
+    read_json,
     read_payment,
     receipt_json,
     required,
 )
 from paywall.client import Client
+from paywall.protocol import sign_in
 from paywall.protocol.errors import AgentError
 from paywall.protocol.limits import DEFAULT_TIMEOUT_SECONDS
 from paywall.protocol.schemes import exact
@@ -74,6 +76,8 @@ class Villain:
     payments: list["Paid"] = field(default_factory=list)
     unpaid: int = 0
     elsewhere: list[httpx.Request] = field(default_factory=list)
+    proofs: list[str] = field(default_factory=list)
+    """What was signed to sign in."""
     call: int = 0
     """The number of the caller's own request, kept by who calls."""
     asked: int = 0
@@ -83,6 +87,7 @@ class Villain:
             self.elsewhere.append(request)
             return httpx.Response(200)
         self.asked += 1
+        self.proofs += request.headers.get_list(sign_in.HEADER)
         header = header_of(request)
         began = self._began(header)
         if header:
@@ -158,6 +163,14 @@ def read(header: str, call: int) -> Paid:
     payment = exact.parse(Raw(json.dumps(message["payload"]).encode()), ASSET.address)
     exact.refuse_unsigned(payment, ASSET)
     return Paid(call, header, accepted, None, payment)
+
+
+def challenge(origin: str) -> Json:
+    """What asks an agent to sign in."""
+    info = {"domain": origin.partition("://")[2], "uri": f"{origin}/x", "version": "1"}
+    info |= {"nonce": "a" * 16, "issuedAt": "2027-01-15T08:00:00.000Z"}
+    chains = [{"chainId": ASSET.network, "type": "eip191"}]
+    return {sign_in.EXTENSION: {"info": info, "supportedChains": chains, "schema": {}}}
 
 
 # -- The scene ---------------------------------------------------------------------------------
@@ -295,7 +308,13 @@ def _no_more_than_the_budget(scene: Scene) -> None:
 
 def _nothing_leaked(scene: Scene) -> None:
     villain = scene.villain
-    assert [header_of(request) for request in villain.elsewhere] == [None] * len(villain.elsewhere)
+    for request in villain.elsewhere:
+        assert header_of(request) is None
+        assert sign_in.HEADER not in request.headers
+    for proof in villain.proofs:
+        told = read_json(proof)
+        assert told["domain"] == ORIGIN.removeprefix("https://")
+        assert told["uri"].startswith(f"{ORIGIN}/")
     secret = KEY.hex()
     forms = (
         secret,

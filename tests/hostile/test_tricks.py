@@ -23,7 +23,7 @@ from helpers.agent import (
     header_of,
     proof,
 )
-from helpers.villain import BATCH, EXACT, Timing, Trick, Villain, audit, play
+from helpers.villain import BATCH, EXACT, IDS, Timing, Trick, Villain, audit, challenge, play
 
 from paywall import sending
 from paywall.protocol.errors import OverBudget, ProviderMisbehaved
@@ -175,6 +175,30 @@ trick(
     "a_quote_that_names_another_place",
     lambda v, _: v.quote(
         resource={"url": "https://evil.example/x"}, headers={"location": "https://evil.example/"}
+    ),
+)
+
+for number, place in enumerate(
+    (
+        ORIGIN,
+        "https://bank.example",
+        f"{ORIGIN}.evil.example",
+        f"{ORIGIN}:8443",
+        "http://api.example",
+    )
+):
+    trick(
+        47,
+        f"a_sign_in_for_{number}",
+        lambda v, _, p=place: v.quote(extensions={**IDS, **challenge(p)}),  # type: ignore[misc]
+    )
+trick(
+    47,
+    "a_redirect_of_who_signs_in",
+    lambda v, request: (
+        httpx.Response(307, headers={"location": "https://evil.example/x"})
+        if "sign-in-with-x" in request.headers
+        else v.quote(extensions={**IDS, **challenge(ORIGIN)})
     ),
 )
 
