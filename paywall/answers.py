@@ -21,7 +21,10 @@ _RECEIPTS: Final = (_RECEIPT, b"x-payment-response")
 """What clients take for a receipt, in either version of x402."""
 _FOR_SHARED_CACHES: Final = (b"surrogate-control", b"edge-control", b"x-accel-expires")
 """With CDN-Cache-Control and its like (RFC 9213), these overrule Cache-Control in shared caches."""
+_SHARING: Final = frozenset((b"access-control-expose-headers", *_FOR_SHARED_CACHES))
 EXPOSED: Final = f"{PAYMENT_REQUIRED}, {PAYMENT_RESPONSE}".encode()
+_PRIVATE: Final = ((b"cache-control", b"private"), (b"access-control-expose-headers", EXPOSED))
+_NONE: Final[Mapping[str, object]] = {}
 _HOW: Final = (
     "Send the payment in a PAYMENT-SIGNATURE header (x402 version 2), made from the terms in the "
     "PAYMENT-REQUIRED header. In Python: pip install paywall, then "
@@ -35,8 +38,14 @@ _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 async def send_json(
     scope: Scope, send: Send, status: int, body: dict[str, object], headers: Headers
 ) -> None:
-    """One whole answer; a HEAD gets the same head and no body."""
-    content = encode_json(body) + b"\n"
+    """One whole answer, as JSON."""
+    await _send_whole(scope, send, status, encode_json(body) + b"\n", headers)
+
+
+async def _send_whole(
+    scope: Scope, send: Send, status: int, content: bytes, headers: Headers
+) -> None:
+    """A HEAD gets the same head and no body."""
     start: Message = {
         "type": "http.response.start",
         "status": status,
@@ -53,16 +62,13 @@ async def send_json(
     )
 
 
-async def send_quote(
-    scope: Scope,
-    send: Send,
-    asset: Asset,
-    price: int,
-    header: str,
-    metered: bool,
-    old: Mapping[str, object],
-) -> None:
-    """402 for a request without a payment: what it costs and how to pay, `old` for x402 v1."""
+async def send_quote(scope: Scope, send: Send, body: bytes, header: str) -> None:
+    """402 for a request without a payment: what it costs and how to pay."""
+    await _send_whole(scope, send, 402, body, _exposed(PAYMENT_REQUIRED, header))
+
+
+def asking(asset: Asset, price: int, metered: bool, old: Mapping[str, object] = _NONE) -> bytes:
+    """The body of a quote, with `old` for x402 v1."""
     cost = f"{'at most ' if metered else ''}{asset.show(price)}"
     body: dict[str, object] = {
         "error": "payment_required",
@@ -74,7 +80,7 @@ async def send_quote(
         "how_to_pay": _HOW,
         **old,
     }
-    await send_json(scope, send, 402, body, _exposed(PAYMENT_REQUIRED, header))
+    return encode_json(body) + b"\n"
 
 
 async def send_refusal(
@@ -151,6 +157,8 @@ def paid_headers(headers: Headers, receipt: str) -> Headers:
 
 def private_headers(headers: Headers) -> Headers:
     """The app's own headers, so that no shared cache gives the answer to somebody else."""
+    if not any(_is_about_sharing(name.lower()) for name, _ in headers):
+        return [*headers, *_PRIVATE]
     exposed, cache = [EXPOSED], []
     kept = []
     for name, value in headers:
@@ -166,6 +174,10 @@ def private_headers(headers: Headers) -> Headers:
         (b"cache-control", _private(b", ".join(cache))),
         (b"access-control-expose-headers", b", ".join(exposed)),
     ]
+
+
+def _is_about_sharing(name: bytes) -> bool:
+    return name.endswith(b"control") or name in _SHARING
 
 
 def _private(cache_control: bytes) -> bytes:

@@ -16,17 +16,17 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Final, Literal
-from urllib.parse import quote as quote_path
 
 from msgspec import Raw
 from starlette.applications import Starlette
-from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.alarms import Listener, to_log
 from paywall.answers import (
+    asking,
     quote_headers,
     refusal_headers,
     send_quote,
@@ -45,7 +45,7 @@ from paywall.exact_gate import ExactRules
 from paywall.exchange import Exchange, Payment, send_withheld
 from paywall.free import FreeExchange
 from paywall.gate import Gate
-from paywall.kinds import CLOSED
+from paywall.kinds import CLOSED, FixedPrice
 from paywall.old_payers import answering
 from paywall.prices import ANY, Price, PriceTable, Rule
 from paywall.protocol.channel import RefusedByChannel
@@ -56,11 +56,13 @@ from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
-from paywall.protocol.x402 import Resource, show_bytes
-from paywall.protocol.x402_v1 import quoted, upgraded_payment
+from paywall.protocol.x402 import show_bytes
+from paywall.protocol.x402_v1 import quoted as quoted_in_v1
+from paywall.protocol.x402_v1 import upgraded_payment
 from paywall.quote import Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded
+from paywall.resources import Resources
 from paywall.routes import payment_of
 from paywall.stores import DEFAULT_STORE, Store, open_store
 from paywall.tariff import Tariff, asked, price_of, tariff_of
@@ -71,7 +73,6 @@ log = logging.getLogger("paywall")
 _COLLECT: Final = ClaimPolicy()
 _SIGNATURE: Final = b"payment-signature"
 _V1: Final = b"x-payment"
-_PATH_SIGNS: Final = "/:@!$&'()*+,;=~"
 _OVERRIDES: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 
 
@@ -169,8 +170,9 @@ class Paywall:
             self.gate.store, asset.network, origin_of(public_url), steady_time
         )
         self._table: PriceTable | None = None
-        self._public_url = public_url.rstrip("/") if public_url else None
-        self._description = description
+        self._ask = lru_cache(maxsize=1024)(partial(asking, asset))
+        self._fixed: dict[tuple[str, Price], tuple[Tariff, Quote]] = {}
+        self._resources = Resources(public_url, description)
         self._v1 = v1
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
@@ -227,10 +229,11 @@ class Paywall:
     def _checked(self, table: PriceTable) -> PriceTable:
         """No customer should be the one who finds a price that cannot be paid."""
         for rule in table.rules:
-            if rule.price not in (None, CLOSED) and not callable(rule.price):
-                tariff = tariff_of(rule, rule.price, self.gate.terms.asset)
-                assert tariff is not None, "it has a price"
-                self.gate.quote(tariff.units, tariff.metered)
+            price = rule.price
+            if price not in (None, CLOSED) and not callable(price):
+                quoted = self._quoted(rule, price)
+                assert quoted is not None, "it has a price"
+                self._fixed[rule.pattern, price] = quoted
         return table
 
     # -- Life ------------------------------------------------------------------------------------
@@ -294,23 +297,24 @@ class Paywall:
     # -- Requests --------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        quoted = None
         try:
             rule = self._rule(scope)
-            tariff = None
             if rule is not None:
                 if not self._is_open:
                     await self.open()
-                price, receive = await price_of(rule, scope, receive)
-                tariff = tariff_of(rule, price, self.gate.terms.asset)
-            if tariff is not None:
-                quote = self.gate.quote(tariff.units, tariff.metered)
+                quoted = self._fixed.get((rule.pattern, rule.price))
+                if quoted is None:
+                    price, receive = await price_of(rule, scope, receive)
+                    quoted = self._quoted(rule, price)
         except Refused as refusal:
             return await send_refusal(scope, send, refusal)
         except (Unavailable, ConfigurationError) as error:
             log.error("not available: %s", error)
             return await send_unavailable(scope, send)
-        if tariff is None:
+        if quoted is None:
             return await self.app(scope, receive, send)
+        tariff, quote = quoted
         if self._exempt:
             exempt, receive = await asked(self._exempt, scope, receive)
             if exempt:
@@ -320,6 +324,11 @@ class Paywall:
             return await self._with_terms(quote, tariff, scope, receive, send)
         await self._priced(quote, tariff, scope, receive, send)
 
+    def _quoted(self, rule: Rule, price: FixedPrice) -> tuple[Tariff, Quote] | None:
+        """A price and the ways to pay it; None when it is free."""
+        tariff = tariff_of(rule, price, self.gate.terms.asset)
+        return (tariff, self.gate.quote(tariff.units, tariff.metered)) if tariff else None
+
     async def _with_terms(
         self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -328,7 +337,7 @@ class Paywall:
             leave = await self._entrance.leave(tariff, scope)
         except Refused as refusal:
             more = self._challenge(tariff, scope)
-            required = quote.header(self._resource(scope), refusal.reason.code, more=more)
+            required = quote.header(self._resources.of(scope), refusal.reason.code, more=more)
             return await send_refusal(scope, send, refusal, quote_headers(required, None))
         except Unavailable as error:
             log.error("not available: %s", error)
@@ -341,7 +350,9 @@ class Paywall:
         await free.run(self.app, receive)
 
     def _challenge(self, tariff: Tariff, scope: Scope) -> Mapping[str, Raw]:
-        return self._entrance.challenge(tariff, self._resource(scope).url) if tariff.terms else {}
+        return (
+            self._entrance.challenge(tariff, self._resources.of(scope).url) if tariff.terms else {}
+        )
 
     async def _priced(
         self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
@@ -390,11 +401,14 @@ class Paywall:
         return Exchange(self.gate, admission, tariff.metered, scope, receive, send)
 
     async def _quote(self, quote: Quote, tariff: Tariff, scope: Scope, send: Send) -> None:
-        resource, asset = self._resource(scope), self.gate.terms.asset
-        more = self._challenge(tariff, scope)
+        resource, more = self._resources.of(scope), self._challenge(tariff, scope)
         required = quote.header(resource, "Payment required", more=more)
-        old = quoted(quote.accepts, resource) if self._v1 else {}
-        await send_quote(scope, send, asset, quote.price, required, tariff.metered, old)
+        if self._v1:
+            old = quoted_in_v1(quote.accepts, resource)
+            body = asking(self.gate.terms.asset, quote.price, tariff.metered, old)
+        else:
+            body = self._ask(quote.price, tariff.metered)
+        await send_quote(scope, send, body, required)
 
     async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
         if refusal.reason is Reason.SETTLEMENT_PENDING:  # it may be paid: no word of the contrary
@@ -402,9 +416,9 @@ class Paywall:
         if refusal.reason.status != 402:
             failure = self.gate.failure(refusal)
             return await send_refusal(scope, send, refusal, refusal_headers(failure, refusal))
-        resource = self._resource(scope)
+        resource = self._resources.of(scope)
         required = quote.header(resource, refusal.reason.code, refusal)
-        old = quoted(quote.accepts, resource) if self._v1 else {}
+        old = quoted_in_v1(quote.accepts, resource) if self._v1 else {}
         # A corrective 402 invites another try; the official clients take a receipt for a final no.
         response = None if isinstance(refusal, RefusedByChannel) else self.gate.failure(refusal)
         await send_refusal(scope, send, refusal, quote_headers(required, response), old)
@@ -412,8 +426,9 @@ class Paywall:
     def _rule(self, scope: Scope) -> Rule | None:
         method = scope["method"].upper()
         # Some servers cannot tell the two signs apart and hand on one for the other.
-        if any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"]):
-            method = ANY
+        for name, _ in scope["headers"]:
+            if name[:1] == b"x" and name.replace(b"_", b"-") in _OVERRIDES:
+                method = ANY
         raw_path = scope.get("raw_path") or b""
         return self._price_table(scope).find(
             method,
@@ -421,18 +436,6 @@ class Paywall:
             raw_path if b"%" in raw_path else b"",
             scope.get("root_path", ""),
         )
-
-    def _resource(self, scope: Scope) -> Resource:
-        """What is quoted. The host is the one that was asked, never a forwarded one on its word:
-        a server that trusts its proxy has put the true one into the scope."""
-        path = quote_path(scope["path"], safe=_PATH_SIGNS)
-        if self._public_url:
-            url = self._public_url + path
-        else:
-            url = str(URL(scope={**scope, "path": path, "query_string": b""}))
-        if self._description is None:
-            return Resource(url)
-        return Resource(url, self._description)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         table = self._price_table(scope)

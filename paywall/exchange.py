@@ -24,7 +24,7 @@ from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.money import Asset
 from paywall.protocol.once import Answer
 from paywall.protocol.x402 import show_address
-from paywall.receipts import Admitted, FreeAdmission
+from paywall.receipts import Admission, Admitted, ExactAdmission, FreeAdmission
 
 log = logging.getLogger("paywall")
 
@@ -41,13 +41,11 @@ class Payment:
     `request.state.payment`.
     """
 
-    __slots__ = ("_asset", "_charged", "_closed", "_fits", "amount", "channel", "payer")
+    __slots__ = ("_admission", "_asset", "_charged", "_closed", "amount")
 
     def __init__(self, admission: Admitted | FreeAdmission, asset: Asset) -> None:
-        self.payer = show_address(admission.payer)
-        self.channel = admission.channel
         self.amount = admission.price
-        self._fits = admission.fits
+        self._admission = admission
         self._asset = asset
         self._charged: int | None = None
         self._closed = False
@@ -74,6 +72,14 @@ class Payment:
         return self.amount - self._charged
 
     @property
+    def payer(self) -> str:
+        return show_address(self._admission.payer)
+
+    @property
+    def channel(self) -> str | None:
+        return self._admission.channel
+
+    @property
     def asset(self) -> Asset:
         """The token that is paid."""
         return self._asset
@@ -81,7 +87,7 @@ class Payment:
     @property
     def charged(self) -> int:
         """What this request costs as things stand: the full price unless `charge` was called."""
-        return self.amount if self._charged is None else self._fits(self._charged)
+        return self.amount if self._charged is None else self._admission.fits(self._charged)
 
     def close(self) -> int:
         """No more charges; what it costs."""
@@ -202,7 +208,9 @@ class Exchange:
         amount = self.payment.close()
         answer = _answer(admission, amount, head, body) if body else None
         try:
-            return await finish(self._gate.charge(admission, amount, answer))
+            if isinstance(admission, ExactAdmission):
+                return await finish(self._gate.charge(admission, amount, answer))
+            return await self._charge(admission, amount, answer)
         except Refused as refusal:
             self._muted = True
             await send_withheld(self._gate, self._scope, self._send, refusal)
@@ -213,6 +221,15 @@ class Exchange:
             self._gate.abandon(admission)
             await send_unavailable(self._scope, self._send)
             return None
+
+    async def _charge(self, admission: Admission, amount: int, answer: Answer | None) -> str:
+        """In this very task. One that is cut off is made again, which changes nothing when it was
+        made before."""
+        try:
+            return await self._gate.charge(admission, amount, answer)
+        except asyncio.CancelledError:
+            self._gate.collect(admission, amount, answer)
+            raise
 
     async def _end(self) -> None:
         """The answer is over, or will never come: charge what was metered, or release."""
@@ -267,36 +284,33 @@ async def finish(ending: Coroutine[Any, Any, _T]) -> _T:
 class _Listener:
     """The app's `receive`, which can also tell, without waiting, that the client has hung up.
 
-    To ask is to listen: a task waits for the server's next message, and what it hears is kept for
-    the app. While the app itself listens, or before the upload is over, nobody else does.
+    To ask is to listen: a task hears what the server says next, and what it hears is kept for the
+    app. It stops where one more message would have to be kept, and when the app listens itself.
     """
 
     __slots__ = ("_gone", "_kept", "_receive", "_task", "_uploaded", "_waiting")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._task: asyncio.Task[Message] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._kept: Message | None = None
         self._uploaded = False
         self._gone = False
         self._waiting = 0
 
     async def __call__(self) -> Message:
-        if self._kept is not None:
-            message, self._kept = self._kept, None
-            return message
-        if self._gone:
-            return {"type": "http.disconnect"}
         self._waiting += 1
         try:
-            if self._task is None:
-                return self._note(await self._receive())
-            # An app that stops listening does not stop the task: its message would be lost.
-            message = self._note(await asyncio.shield(self._task))
-            self._task = None
-            return message
+            while self._kept is None and not self._gone:
+                if self._task is None:
+                    return self._note(await self._receive())
+                # An app that stops listening does not stop the task: its message would be lost.
+                await asyncio.shield(self._task)
+                self._task = None
         finally:
             self._waiting -= 1
+        message, self._kept = self._kept, None
+        return message or {"type": "http.disconnect"}
 
     def _note(self, message: Message) -> Message:
         if message["type"] == "http.disconnect":
@@ -307,24 +321,27 @@ class _Listener:
 
     async def hung_up(self) -> bool:
         """Whether the server has said so already, or says so when asked this instant."""
-        while not self._gone and not self._waiting:
-            if self._kept is not None and not self._uploaded:
-                break
-            if self._task is None:
+        if self._may_hear_more():
+            if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._listen())
             await asyncio.sleep(0)
-            if not self._task.done():
-                break
-            message = self._note(self._task.result())
-            self._task = None
-            if message["type"] != "http.disconnect":
-                self._kept = message
+            if self._task.done():
+                self._task.result()
         return self._gone
 
-    async def _listen(self) -> Message:
-        return await self._receive()
+    def _may_hear_more(self) -> bool:
+        return not (self._gone or self._waiting) and (self._kept is None or self._uploaded)
+
+    async def _listen(self) -> None:
+        """The last message of an upload is kept, and then only a hang-up can come."""
+        while self._may_hear_more():
+            message = self._note(await self._receive())
+            if not self._gone:
+                self._kept = message
 
     def close(self) -> None:
-        """Nobody listens any more."""
-        if self._task is not None:
-            self._task.cancel()
+        """Nobody listens any more. Who was cancelled keeps where it was, and that is in here: so
+        this lets go of it, and what remains is no cycle for the collector to find."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from secrets import token_hex
+from secrets import token_urlsafe
 from typing import Final
 
 from paywall import receipts
@@ -58,6 +58,11 @@ _BY_CHAIN: Final = (Reason.EXCEEDS_BALANCE, Reason.CHANNEL_CLOSING)
 """What a top-up, or the end of a withdrawal, would mend without telling us."""
 
 
+def _name() -> str:
+    """Of a request among those of its channel; short, because a store remembers many."""
+    return token_urlsafe(6)
+
+
 class Gate:
     """One provider's terms over a store and a chain. `clock` gives Unix seconds.
 
@@ -99,7 +104,7 @@ class Gate:
         if exact:
             paid = ExactTerms(terms.asset, terms.pay_to, terms.timeout_seconds)
             self._exact = ExactGate(paid, exact, store, chain, self._chores, clock)
-        self._running: dict[str, bytes] = {}
+        self._running: dict[tuple[bytes, str], None] = {}
         self._renewer: asyncio.Task[None] | None = None
         self.quote = lru_cache(maxsize=1024)(self._quote)
 
@@ -192,7 +197,7 @@ class Gate:
     async def _admit_voucher(
         self, payment: VoucherPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
-        request = token_hex(8)
+        request = _name()
         try:
             standing = await self._reserve(payment, price, request, ticket)
         except RefusedByChannel as refusal:
@@ -223,7 +228,7 @@ class Gate:
         filled: Filled | None = None,
         deposited: int = 0,
     ) -> Admission:
-        self._running[request] = payment.channel_id
+        self._running[payment.channel_id, request] = None
         network = self.terms.asset.network
         if filled is None:
             return Admission(request, price, payment, standing, network, ticket, route=route)
@@ -293,7 +298,7 @@ class Gate:
                 channel_id, admission.request, amount, ticket, kept, admission.line(amount)
             )
         finally:
-            self._running.pop(admission.request, None)
+            self._running.pop((channel_id, admission.request), None)
         return receipts.paid(admission, standing.chain, amount, standing.charged)
 
     def ceiling_receipt(self, admission: Admitted) -> str:
@@ -306,8 +311,8 @@ class Gate:
         """Lets a request go uncharged; a receipt only where money was moved for it."""
         if isinstance(admission, ExactAdmission):
             return await self._transfers.release(admission)
-        self._running.pop(admission.request, None)
         channel_id, standing = admission.payment.channel_id, admission.standing
+        self._running.pop((channel_id, admission.request), None)
         await self.store.release(channel_id, admission.request, admission.ticket)
         if not admission.deposited or has_failed(admission.funding):
             return None
@@ -345,13 +350,14 @@ class Gate:
                 return await self.store.release(channel_id, request, ticket)
         log.warning("a hold is left to expire: the store does not answer")
 
-    def collect(self, admission: Admitted, amount: int) -> None:
-        """Charges, in the background, for an answer that is out already while the store is not."""
+    def collect(self, admission: Admitted, amount: int, answer: Answer | None = None) -> None:
+        """Charges, in the background, what is owed already: the store was away, or the charge was
+        cut off."""
         assert isinstance(admission, Admission), "transfers are settled before the answer leaves"
-        self._chores.behind(self._collect(admission, amount))
+        self._chores.behind(self._collect(admission, amount, answer))
 
-    async def _collect(self, admission: Admission, amount: int) -> None:
-        for pause_seconds in PAUSES_SECONDS:
+    async def _collect(self, admission: Admission, amount: int, answer: Answer | None) -> None:
+        for pause_seconds in (0.0, *PAUSES_SECONDS):
             await asyncio.sleep(pause_seconds)
             try:
                 await self.charge(admission, amount, is_out=True)
@@ -367,7 +373,7 @@ class Gate:
         while True:
             before = list(self._running)
             await asyncio.sleep(HOLD_RENEW_SECONDS)
-            held = [(self._running[key], key) for key in before if key in self._running]
+            held = [*(before & self._running.keys())]
             try:
                 if held:
                     await self.store.renew(held)

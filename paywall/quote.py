@@ -1,5 +1,6 @@
 """A price and every way to pay it, encoded once."""
 
+from binascii import b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +20,6 @@ from paywall.protocol.x402 import (
     PaymentRequirements,
     Resource,
     decode_requirements,
-    encode_header,
     encode_json,
 )
 
@@ -74,18 +74,34 @@ class Quote:
 
         `more` are extensions of this one answer.
         """
-        accepts = self.accepts
         if isinstance(refusal, RefusedByChannel):
             accepts = [_raw(_corrected(offer, refusal)) for offer in self.offers]
-        return encode_header(
-            PaymentRequired(
-                x402_version=VERSION,
-                error=error,
-                resource=resource,
-                accepts=accepts,
-                extensions={**_EXTENSIONS, **more} if more else _EXTENSIONS,
-            )
-        )
+            return _before_resource(accepts, error, more) + _last(resource)
+        if more:
+            return _before_resource(self.accepts, error, more) + _last(resource)
+        return self._before_resource(error) + _last(resource)
+
+    @lru_cache(maxsize=1024)  # noqa: B019 - as above
+    def _before_resource(self, error: str) -> str:
+        return _before_resource(self.accepts, error, None)
+
+
+def _before_resource(accepts: list[Raw], error: str, more: Mapping[str, Raw] | None) -> str:
+    """A quote in base64 up to its resource, which stands last, because it is what varies.
+
+    Filled with blanks, as JSON allows, to a whole number of base64's groups of three bytes, so that
+    what follows can be encoded by itself.
+    """
+    extensions = {**_EXTENSIONS, **more} if more else _EXTENSIONS
+    required = PaymentRequired(
+        x402_version=VERSION, error=error, accepts=accepts, extensions=extensions
+    )
+    begun = encode_json(required)[:-1] + b',"resource":'
+    return b2a_base64(begun + b" " * (-len(begun) % 3), newline=False).decode("ascii")
+
+
+def _last(resource: Resource) -> str:
+    return b2a_base64(encode_json(resource) + b"}", newline=False).decode("ascii")
 
 
 def _corrected(offer: Offer, refusal: RefusedByChannel) -> PaymentRequirements:

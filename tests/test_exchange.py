@@ -1,6 +1,7 @@
 """One paid request: the charging rule, whatever the app, the client and the store do to it."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -548,6 +549,27 @@ async def test_case_10_nobody_listens_after_the_end() -> None:
     await _connected(provider(answering()), client)
     await turns()
     assert [t for t in asyncio.all_tasks() if "_Listener" in repr(t)] == []
+
+
+async def test_a_paid_request_leaves_nothing_for_the_garbage_collector() -> None:
+    """A cycle in each request had the collector walk through the whole process all the time."""
+    wall, agent = provider(answering()), Agent()
+    await wall(scope_of(headers=paying(agent.pay(1000))), Client().receive, _nowhere)
+    await turns()
+    gc.collect()
+    gc.disable()
+    try:
+        for total in range(2000, 12000, 1000):
+            await wall(scope_of(headers=paying(agent.pay(total))), Client().receive, _nowhere)
+        await turns()
+        assert gc.collect() < 10, "not one for each request"
+    finally:
+        gc.enable()
+    assert await charged(wall) == 11 * PRICE
+
+
+async def _nowhere(message: Message) -> None:
+    """Whoever listens keeps nothing."""
 
 
 class _Passing(BaseHTTPMiddleware):

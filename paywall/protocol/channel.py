@@ -41,7 +41,7 @@ HOLD_MS: Final = HOLD_SECONDS * 1000
 REFUND_MS: Final = REFUND_HOLD_SECONDS * 1000
 
 
-class ChannelConfig(msgspec.Struct, frozen=True):
+class ChannelConfig(msgspec.Struct, frozen=True, gc=False):
     """Who pays whom, in what, under whose signatures. It never changes; its digest is the id."""
 
     payer: Address
@@ -57,14 +57,14 @@ class ChannelConfig(msgspec.Struct, frozen=True):
         return eip712.channel_id(domain, *msgspec.structs.astuple(self))
 
 
-class Voucher(msgspec.Struct, frozen=True):
+class Voucher(msgspec.Struct, frozen=True, gc=False):
     """A promise of `amount` in all, since the channel began, with the payer's signature."""
 
     amount: int
     signature: bytes
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """The price of a request that is running; `amount` is the total of the voucher it came with."""
 
     price: int
@@ -72,7 +72,7 @@ class Hold(msgspec.Struct, frozen=True):
     deadline_ms: int
 
 
-class ChainState(msgspec.Struct, frozen=True):
+class ChainState(msgspec.Struct, frozen=True, gc=False):
     """What the contract records of a channel, as read at `block`, at `read_at_ms` by our clock."""
 
     balance: int
@@ -84,7 +84,7 @@ class ChainState(msgspec.Struct, frozen=True):
     read_at_ms: int
 
 
-class Refunding(msgspec.Struct, frozen=True):
+class Refunding(msgspec.Struct, frozen=True, gc=False):
     """A part of the balance that is on its way back to the payer, for a request of its own."""
 
     amount: int
@@ -92,7 +92,7 @@ class Refunding(msgspec.Struct, frozen=True):
     request: str
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """What a request needs to know of its channel once it was admitted or charged."""
 
     chain: ChainState
@@ -100,7 +100,7 @@ class Standing(msgspec.Struct, frozen=True):
     held: int
 
 
-class Channel(msgspec.Struct, frozen=True):
+class Channel(msgspec.Struct, frozen=True, gc=False):
     """One channel as the provider knows it.
 
     `proof` is the highest voucher of before a refund, kept when the refund's own is lower: it is

@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import Final
 
 from coincurve import PrivateKey, PublicKey
+from coincurve._libsecp256k1 import ffi, lib
+from coincurve.context import GLOBAL_CONTEXT
 from sha3 import keccak_256
 
 from paywall.protocol.money import Address
@@ -27,6 +29,7 @@ _N: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _HALF_N: Final = (_N // 2).to_bytes(32, "big")
 _ZERO_WORD: Final = bytes(32)
 _PAD: Final = bytes(12)
+_CONTEXT: Final = GLOBAL_CONTEXT.ctx
 
 
 def keccak(data: bytes) -> bytes:
@@ -178,13 +181,25 @@ def recover(digest: bytes, signature: bytes) -> Address:
     s = signature[32:64]
     if s > _HALF_N or s == _ZERO_WORD:
         raise BadSignature("s is not low")
-    try:
-        key = PublicKey.from_signature_and_message(
-            signature[:64] + bytes((signature[64] - 27,)), digest, hasher=None
-        )
-    except Exception as error:  # coincurve raises bare Exception and ValueError alike
-        raise BadSignature("no key made this signature") from error
-    return Address(keccak(key.format(compressed=False)[1:])[12:])
+    assert len(digest) == 32
+    parsed, key = ffi.new("secp256k1_ecdsa_recoverable_signature *"), ffi.new("secp256k1_pubkey *")
+    parse, find = (
+        lib.secp256k1_ecdsa_recoverable_signature_parse_compact,
+        lib.secp256k1_ecdsa_recover,
+    )
+    if not parse(_CONTEXT, parsed, signature, signature[64] - 27):
+        raise BadSignature("r or s is out of range")
+    if not find(_CONTEXT, key, parsed, digest):
+        raise BadSignature("no key made this signature")
+    return _address_of(bytes(ffi.buffer(key)))
+
+
+@lru_cache(maxsize=8192)
+def _address_of(key: bytes) -> Address:
+    """The address of a key as libsecp256k1 keeps it in this process. The same payers come again."""
+    point = ffi.new("secp256k1_pubkey *")
+    ffi.buffer(point)[:] = key
+    return Address(keccak(PublicKey(point).format(compressed=False)[1:])[12:])
 
 
 def address_of(key: PrivateKey) -> Address:

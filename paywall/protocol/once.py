@@ -33,14 +33,14 @@ EXTENSION: Final = "payment-identifier"
 _ID = re.compile(f"[A-Za-z0-9_-]{{{MIN_PAYMENT_ID_CHARS},{MAX_PAYMENT_ID_CHARS}}}", re.ASCII)
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Ticket(msgspec.Struct, frozen=True, gc=False):
     """A payment's id, and the hash of the payload and resource that it belongs to."""
 
     payment_id: str
     fingerprint: bytes
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What is remembered under an id: whose request it is, and its answer once it was charged.
 
     `answer` is None while the request runs, and empty when it was too large, or a stream; `total`
@@ -63,7 +63,7 @@ class AnsweredBefore(PaymentError):
         self.total = total
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An answer as it was sent, and what its receipt said was charged and deposited.
 
     `expected_total` is what a client that pays one at a time expects the channel to owe then.
@@ -126,12 +126,12 @@ def answered(ticket: Ticket, request: str, answer: bytes, total: int, now_ms: in
 # -- Wire ----------------------------------------------------------------------------------------
 
 
-class _Info(msgspec.Struct, omit_defaults=True, frozen=True):
+class _Info(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     required: bool = False
     id: str | UnsetType | None = msgspec.UNSET
 
 
-class _Extension(msgspec.Struct, frozen=True):
+class _Extension(msgspec.Struct, frozen=True, gc=False):
     info: _Info = _Info()
 
 

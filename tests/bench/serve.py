@@ -9,6 +9,7 @@ which costs $0.001 where there is a paywall.
     x402_python   the official SDK's middleware on FastAPI, its channels in memory
 """
 
+import gc
 import os
 import socket
 import sys
@@ -147,6 +148,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what was imported is not garbage; whoever serves does this, so all do here
         print("listening", flush=True)
 
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
+from paywall.protocol import x402
 from paywall.protocol.errors import Reason, Refused
 from paywall.protocol.limits import MAX_PAYMENT_HEADER_BYTES, MAX_QUOTE_HEADER_BYTES
 from paywall.protocol.money import parse_address
@@ -294,3 +296,25 @@ def test_other_hex_is_refused(text: str) -> None:
 )
 def test_an_address_is_shown_with_its_checksum(address: str) -> None:
     assert show_address(parse_address(address.lower())) == address
+
+
+# -- The quick way to read base64 ----------------------------------------------------------------
+
+
+@given(st.binary(max_size=60))
+def test_base64_is_read_as_it_was_written(data: bytes) -> None:
+    assert decode_base64(base64.b64encode(data).decode()) == data
+
+
+@given(st.text('AQgw/+-_= \\"nu0\t', max_size=12) | st.text(max_size=8))
+def test_the_quick_way_reads_nothing_that_the_strict_one_would_not(text: str) -> None:
+    quick = _outcome(lambda: decode_base64(text))
+    with patch.object(x402, "_base64", msgspec.json.Decoder(int)):  # reads no base64 at all
+        assert quick == _outcome(lambda: decode_base64(text))
+
+
+def _outcome(read: Callable[[], bytes]) -> bytes | None:
+    try:
+        return read()
+    except Malformed:
+        return None

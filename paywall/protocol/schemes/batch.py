@@ -54,7 +54,7 @@ SCHEME: Final = "batch-settlement"
 # -- Wire ----------------------------------------------------------------------------------------
 
 
-class BatchExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+class BatchExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
     """`extra` of an offer. `in_flight` is ours: how many vouchers may be under way at once."""
 
     name: str
@@ -68,7 +68,7 @@ class BatchExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True
     voucher_state: "VoucherStateWire | UnsetType | None" = UNSET
 
 
-class ChannelStateWire(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+class ChannelStateWire(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
     """What the provider knows of a channel."""
 
     channel_id: str
@@ -79,14 +79,14 @@ class ChannelStateWire(msgspec.Struct, rename="camel", omit_defaults=True, froze
     charged_cumulative_amount: str | UnsetType | None = UNSET
 
 
-class VoucherStateWire(msgspec.Struct, rename="camel", frozen=True):
+class VoucherStateWire(msgspec.Struct, rename="camel", frozen=True, gc=False):
     """The proof: the payer's own highest signature."""
 
     signed_max_claimable: str
     signature: str
 
 
-class ReceiptExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+class ReceiptExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
     """`extra` of a receipt. `charged_total` is ours: the provider's count, whoever reads it."""
 
     channel_state: ChannelStateWire
@@ -94,7 +94,7 @@ class ReceiptExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=Tr
     charged_total: str | UnsetType | None = UNSET
 
 
-class ConfigWire(msgspec.Struct, rename="camel", frozen=True):
+class ConfigWire(msgspec.Struct, rename="camel", frozen=True, gc=False):
     payer: str
     payer_authorizer: str
     receiver: str
@@ -104,44 +104,48 @@ class ConfigWire(msgspec.Struct, rename="camel", frozen=True):
     salt: str
 
 
-class VoucherWire(msgspec.Struct, rename="camel", frozen=True):
+class VoucherWire(msgspec.Struct, rename="camel", frozen=True, gc=False):
     channel_id: str
     max_claimable_amount: str
     signature: str
 
 
-class Erc3009Wire(msgspec.Struct, rename="camel", frozen=True):
+class Erc3009Wire(msgspec.Struct, rename="camel", frozen=True, gc=False):
     valid_after: str
     valid_before: str
     salt: str
     signature: str
 
 
-class AuthorizationWire(msgspec.Struct, frozen=True):
+class AuthorizationWire(msgspec.Struct, frozen=True, gc=False):
     erc3009: Erc3009Wire | UnsetType | None = msgspec.field(
         name="erc3009Authorization", default=UNSET
     )
 
 
-class DepositWire(msgspec.Struct, frozen=True):
+class DepositWire(msgspec.Struct, frozen=True, gc=False):
     amount: str
     authorization: AuthorizationWire
 
 
-class _Payload(msgspec.Struct, rename="camel", tag_field="type", frozen=True, kw_only=True):
+class _Payload(
+    msgspec.Struct, rename="camel", tag_field="type", frozen=True, kw_only=True, gc=False
+):
     channel_config: Raw
     voucher: VoucherWire
 
 
-class VoucherPayload(_Payload, tag="voucher", frozen=True, kw_only=True):
+class VoucherPayload(_Payload, tag="voucher", frozen=True, kw_only=True, gc=False):
     pass
 
 
-class DepositPayload(_Payload, tag="deposit", frozen=True, kw_only=True):
+class DepositPayload(_Payload, tag="deposit", frozen=True, kw_only=True, gc=False):
     deposit: DepositWire
 
 
-class RefundPayload(_Payload, tag="refund", omit_defaults=True, frozen=True, kw_only=True):
+class RefundPayload(
+    _Payload, tag="refund", omit_defaults=True, frozen=True, kw_only=True, gc=False
+):
     amount: str | UnsetType | None = UNSET
 
 
@@ -162,8 +166,7 @@ _MALFORMED: Final = {
 # -- What a payment turns out to be --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class VoucherPayment:
+class VoucherPayment(msgspec.Struct, frozen=True, gc=False):
     """A voucher of the right shape, for the right terms, signed by the right key."""
 
     channel_id: bytes
