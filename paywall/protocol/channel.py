@@ -149,7 +149,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def held(self) -> int:
-        return sum(hold.price for hold in self.holds.values())
+        return sum([hold.price for hold in self.holds.values()])
 
     @property
     def committed(self) -> int:
@@ -275,16 +275,18 @@ def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> Non
     closing = channel.closing_at_ms()
     if closing is not None and now_ms >= closing:
         _refuse(Reason.CHANNEL_CLOSING, channel)
-    if amount > channel.balance - (channel.refunding.amount if channel.refunding else 0):
+    left = channel.balance - (channel.refunding.amount if channel.refunding else 0)
+    wanted = channel.committed + price
+    if amount > left:
         _refuse(Reason.EXCEEDS_BALANCE, channel)
     if amount <= channel.claimed:
         _refuse(Reason.BELOW_CLAIMED, channel)
     if not _fresh(channel, amount):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
-    if channel.committed + price > max(amount, channel.signed):
+    if wanted > max(amount, channel.signed):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
     # A voucher from before a withdrawal may promise more than the balance that is left.
-    if price > channel.remaining:
+    if wanted > left:
         _refuse(Reason.EXCEEDS_BALANCE, channel)
     if len(channel.holds) >= MAX_HOLDS:
         _refuse(Reason.CHANNEL_BUSY, channel)
