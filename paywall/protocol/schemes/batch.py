@@ -13,12 +13,10 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from coincurve import PrivateKey
 from msgspec import UNSET, Raw, UnsetType
 
 from paywall.protocol import eip712
 from paywall.protocol.channel import (
-    ChainState,
     Channel,
     ChannelConfig,
     Voucher,
@@ -38,6 +36,40 @@ from paywall.protocol.limits import (
     UINT256_MAX,
 )
 from paywall.protocol.money import ZERO_ADDRESS, Address, Asset, parse_address, parse_amount
+from paywall.protocol.schemes.batch_agent import (
+    config_wire,
+    decode_extra,
+    decode_receipt_extra,
+    deposit_payload,
+    receipt_total,
+    refund_payload,
+    sign_voucher,
+    voucher_payload,
+)
+from paywall.protocol.schemes.batch_payments import (
+    BatchPayment,
+    Deposit,
+    DepositPayment,
+    RefundPayment,
+    VoucherPayment,
+)
+from paywall.protocol.schemes.batch_wire import (
+    CONFIG,
+    EXTRA,
+    KIND,
+    PAYLOADS,
+    BatchExtra,
+    ChannelStateWire,
+    DepositPayload,
+    DepositWire,
+    Erc3009Wire,
+    Parsed,
+    ReceiptExtra,
+    RefundPayload,
+    VoucherStateWire,
+    VoucherWire,
+    channel_state,
+)
 from paywall.protocol.x402 import (
     Malformed,
     PaymentRequirements,
@@ -51,176 +83,11 @@ from paywall.protocol.x402 import (
 SCHEME: Final = "batch-settlement"
 
 
-# -- Wire ----------------------------------------------------------------------------------------
-
-
-class BatchExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
-    """`extra` of an offer. `in_flight` is ours: how many vouchers may be under way at once."""
-
-    name: str
-    version: str
-    receiver_authorizer: str
-    withdraw_delay: int
-    min_deposit: str | UnsetType | None = UNSET
-    asset_transfer_method: str | UnsetType | None = UNSET
-    in_flight: int | UnsetType | None = UNSET
-    channel_state: "ChannelStateWire | UnsetType | None" = UNSET
-    voucher_state: "VoucherStateWire | UnsetType | None" = UNSET
-
-
-class ChannelStateWire(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
-    """What the provider knows of a channel."""
-
-    channel_id: str
-    balance: str
-    total_claimed: str
-    withdraw_requested_at: int
-    refund_nonce: str
-    charged_cumulative_amount: str | UnsetType | None = UNSET
-
-
-class VoucherStateWire(msgspec.Struct, rename="camel", frozen=True, gc=False):
-    """The proof: the payer's own highest signature."""
-
-    signed_max_claimable: str
-    signature: str
-
-
-class ReceiptExtra(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
-    """`extra` of a receipt. `charged_total` is ours: the provider's count, whoever reads it."""
-
-    channel_state: ChannelStateWire
-    charged_amount: str | UnsetType | None = UNSET
-    charged_total: str | UnsetType | None = UNSET
-
-
-class ConfigWire(msgspec.Struct, rename="camel", frozen=True, gc=False):
-    payer: str
-    payer_authorizer: str
-    receiver: str
-    receiver_authorizer: str
-    token: str
-    withdraw_delay: int
-    salt: str
-
-
-class VoucherWire(msgspec.Struct, rename="camel", frozen=True, gc=False):
-    channel_id: str
-    max_claimable_amount: str
-    signature: str
-
-
-class Erc3009Wire(msgspec.Struct, rename="camel", frozen=True, gc=False):
-    valid_after: str
-    valid_before: str
-    salt: str
-    signature: str
-
-
-class AuthorizationWire(msgspec.Struct, frozen=True, gc=False):
-    erc3009: Erc3009Wire | UnsetType | None = msgspec.field(
-        name="erc3009Authorization", default=UNSET
-    )
-
-
-class DepositWire(msgspec.Struct, frozen=True, gc=False):
-    amount: str
-    authorization: AuthorizationWire
-
-
-class _Payload(
-    msgspec.Struct, rename="camel", tag_field="type", frozen=True, kw_only=True, gc=False
-):
-    channel_config: Raw
-    voucher: VoucherWire
-
-
-class VoucherPayload(_Payload, tag="voucher", frozen=True, kw_only=True, gc=False):
-    pass
-
-
-class DepositPayload(_Payload, tag="deposit", frozen=True, kw_only=True, gc=False):
-    deposit: DepositWire
-
-
-class RefundPayload(
-    _Payload, tag="refund", omit_defaults=True, frozen=True, kw_only=True, gc=False
-):
-    amount: str | UnsetType | None = UNSET
-
-
-_Parsed = VoucherPayload | DepositPayload | RefundPayload
-_payloads: "msgspec.json.Decoder[_Parsed]" = msgspec.json.Decoder(_Parsed)
-_config = msgspec.json.Decoder(ConfigWire)
-_extra = msgspec.json.Decoder(BatchExtra)
-_receipt_extra = msgspec.json.Decoder(ReceiptExtra)
-_kind = msgspec.json.Decoder(dict[str, Raw])
-
 _MALFORMED: Final = {
     b'"voucher"': Reason.VOUCHER_PAYLOAD,
     b'"deposit"': Reason.DEPOSIT_PAYLOAD,
     b'"refund"': Reason.REFUND_PAYLOAD,
 }
-
-
-# -- What a payment turns out to be --------------------------------------------------------------
-
-
-class VoucherPayment(msgspec.Struct, frozen=True, gc=False):
-    """A voucher of the right shape, for the right terms, signed by the right key."""
-
-    channel_id: bytes
-    config: ChannelConfig
-    voucher: Voucher
-
-
-@dataclass(frozen=True, slots=True)
-class Deposit:
-    """A token authorization that fills a channel, as EIP-3009's receiveWithAuthorization.
-
-    `voucher` is the promise that came with it: a facilitator takes no deposit without one.
-    """
-
-    channel_id: bytes
-    config: ChannelConfig
-    amount: int
-    valid_after: int
-    valid_before: int
-    salt: int
-    signature: bytes
-    voucher: Voucher | None = None
-
-    def authorization(self) -> eip712.Authorization:
-        return eip712.Authorization(
-            payer=self.config.payer,
-            to=eip712.COLLECTOR_ADDRESS,
-            value=self.amount,
-            valid_after=self.valid_after,
-            valid_before=self.valid_before,
-            authorization_nonce=eip712.deposit_nonce(self.channel_id, self.salt),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class DepositPayment:
-    """A deposit to put on chain, and the voucher of the first request that it pays for."""
-
-    payment: VoucherPayment
-    deposit: Deposit
-
-
-@dataclass(frozen=True, slots=True)
-class RefundPayment:
-    """A wish for `amount` back (None: all that is left), under a zero-charge voucher."""
-
-    payment: VoucherPayment
-    amount: int | None
-
-
-BatchPayment = VoucherPayment | DepositPayment | RefundPayment
-
-
-# -- The provider's side -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -306,7 +173,7 @@ class BatchOffer:
         ):
             return False
         try:
-            theirs = decode_json(_extra, bytes(accepted.extra))
+            theirs = decode_json(EXTRA, bytes(accepted.extra))
             return (
                 parse_address(accepted.asset) == self.terms.asset.address
                 and parse_address(accepted.pay_to) == self.terms.pay_to
@@ -389,10 +256,10 @@ class BatchOffer:
             raise Refused(Reason.DEPOSIT_EXPIRED)
 
 
-def _parse(payload: Raw) -> _Parsed:
+def _parse(payload: Raw) -> Parsed:
     data = bytes(payload)
     try:
-        return decode_json(_payloads, data)
+        return decode_json(PAYLOADS, data)
     except Malformed as error:
         raise Refused(_malformed_reason(data), f"({error})") from error
 
@@ -400,7 +267,7 @@ def _parse(payload: Raw) -> _Parsed:
 def _malformed_reason(data: bytes) -> Reason:
     """Which of the scheme's words names a payload that could not be read."""
     try:
-        kind = bytes(decode_json(_kind, data).get("type", Raw(b"null")))
+        kind = bytes(decode_json(KIND, data).get("type", Raw(b"null")))
     except Malformed:
         return Reason.PAYLOAD_TYPE
     return _MALFORMED.get(kind, Reason.PAYLOAD_TYPE)
@@ -412,7 +279,7 @@ def _channel_of(config: bytes, network: str) -> tuple[ChannelConfig, bytes]:
     if len(config) > MAX_CONFIG_BYTES:
         raise Refused(Reason.VOUCHER_PAYLOAD, "(channelConfig: too long)")
     try:
-        wire = decode_json(_config, config)
+        wire = decode_json(CONFIG, config)
         parsed = ChannelConfig(
             payer=parse_address(wire.payer),
             payer_authorizer=parse_address(wire.payer_authorizer),
@@ -478,16 +345,9 @@ def _refund_amount(payload: RefundPayload) -> int | None:
         raise Refused(Reason.REFUND_AMOUNT, f"({error})") from error
 
 
-def channel_state(channel_id: bytes, chain: ChainState, total: int | UnsetType) -> ChannelStateWire:
-    """The channel on the wire, with `total` as what it owes, when it is named."""
-    return ChannelStateWire(
-        channel_id=show_bytes(channel_id),
-        balance=str(chain.balance),
-        total_claimed=str(chain.claimed),
-        withdraw_requested_at=chain.withdraw_requested_at,
-        refund_nonce=str(chain.refund_nonce),
-        charged_cumulative_amount=UNSET if total is UNSET else str(total),
-    )
+def read_config(wire: Raw, network: str) -> ChannelConfig:
+    """A config as `config_wire` spells it. Raises Refused."""
+    return _channel_of(bytes(wire), network)[0]
 
 
 def channel_id_of(payload: Raw, network: str) -> bytes:
@@ -495,89 +355,32 @@ def channel_id_of(payload: Raw, network: str) -> bytes:
     return _channel_of(bytes(_parse(payload).channel_config), network)[1]
 
 
-# -- The agent's side ----------------------------------------------------------------------------
-
-
-def decode_extra(requirements: PaymentRequirements) -> BatchExtra:
-    """`extra` of somebody's offer. Raises Malformed."""
-    return decode_json(_extra, bytes(requirements.extra))
-
-
-def decode_receipt_extra(extra: Raw) -> ReceiptExtra:
-    """`extra` of somebody's receipt. Raises Malformed."""
-    return decode_json(_receipt_extra, bytes(extra))
-
-
-def receipt_total(extra: ReceiptExtra) -> int | None:
-    """What a receipt says the channel owes in all, if it says. Raises ValueError."""
-    total = extra.charged_total or extra.channel_state.charged_cumulative_amount
-    return parse_amount(total) if total else None
-
-
-def sign_voucher(key: PrivateKey, network_domain: bytes, channel_id: bytes, amount: int) -> Voucher:
-    digest = eip712.voucher_digest(network_domain, channel_id, amount)
-    return Voucher(amount, eip712.sign(key, digest))
-
-
-def read_config(wire: Raw, network: str) -> ChannelConfig:
-    """A config as `config_wire` spells it. Raises Refused."""
-    return _channel_of(bytes(wire), network)[0]
-
-
-def config_wire(config: ChannelConfig) -> Raw:
-    """The config as it is sent with every payment of its channel."""
-    return Raw(
-        encode_json(
-            ConfigWire(
-                payer=show_address(config.payer),
-                payer_authorizer=show_address(config.payer_authorizer),
-                receiver=show_address(config.receiver),
-                receiver_authorizer=show_address(config.receiver_authorizer),
-                token=show_address(config.token),
-                withdraw_delay=config.withdraw_delay_seconds,
-                salt=show_bytes(config.salt),
-            )
-        )
-    )
-
-
-def _voucher_wire(channel_id: bytes, voucher: Voucher) -> VoucherWire:
-    return VoucherWire(show_bytes(channel_id), str(voucher.amount), show_bytes(voucher.signature))
-
-
-def voucher_payload(config: Raw, channel_id: bytes, voucher: Voucher) -> Raw:
-    return Raw(
-        encode_json(
-            VoucherPayload(channel_config=config, voucher=_voucher_wire(channel_id, voucher))
-        )
-    )
-
-
-def deposit_payload(config: Raw, voucher: Voucher, deposit: Deposit) -> Raw:
-    erc3009 = Erc3009Wire(
-        valid_after=str(deposit.valid_after),
-        valid_before=str(deposit.valid_before),
-        salt=show_bytes(eip712.word(deposit.salt)),
-        signature=show_bytes(deposit.signature),
-    )
-    return Raw(
-        encode_json(
-            DepositPayload(
-                channel_config=config,
-                voucher=_voucher_wire(deposit.channel_id, voucher),
-                deposit=DepositWire(str(deposit.amount), AuthorizationWire(erc3009)),
-            )
-        )
-    )
-
-
-def refund_payload(config: Raw, channel_id: bytes, voucher: Voucher, amount: int | None) -> Raw:
-    return Raw(
-        encode_json(
-            RefundPayload(
-                channel_config=config,
-                voucher=_voucher_wire(channel_id, voucher),
-                amount=UNSET if amount is None else str(amount),
-            )
-        )
-    )
+__all__ = [
+    "SCHEME",
+    "BatchExtra",
+    "BatchOffer",
+    "BatchPayment",
+    "BatchTerms",
+    "ChannelStateWire",
+    "Deposit",
+    "DepositPayload",
+    "DepositPayment",
+    "ReceiptExtra",
+    "RefundPayment",
+    "VoucherPayment",
+    "VoucherStateWire",
+    "VoucherWire",
+    "channel_id_of",
+    "channel_of",
+    "channel_state",
+    "config_wire",
+    "decode_extra",
+    "decode_receipt_extra",
+    "deposit_payload",
+    "read_config",
+    "receipt_total",
+    "refund_payload",
+    "sign_voucher",
+    "voucher_payload",
+]
+"""Both sides of the scheme, wherever they are written."""
