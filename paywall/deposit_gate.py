@@ -241,6 +241,8 @@ class Deposits:
         for pause_seconds in PAUSES_SECONDS:
             try:
                 return await self._make(payment, price)
+            except TransactionPending:
+                raise  # it was sent: a review finds it when it is mined
             except Unavailable as error:
                 log.warning("a trusted deposit is tried again: %s", error)
                 await asyncio.sleep(pause_seconds)

@@ -568,6 +568,24 @@ async def test_a_chain_that_is_away_for_a_moment_loses_no_deposit(
     assert house.ledger.states[agent.channel_id].balance == FILL
 
 
+async def test_case_24_a_trusted_deposit_that_is_pending_is_sent_once_and_stays_counted(
+    house: House,
+) -> None:
+    gate, agent = await instant(house), house.agent()
+    event = hold_deposits(house)
+    house.ledger.faults["deposit"] = TransactionPending("not mined in time", b"\xee" * 32)
+    await gate.charge(await admit(gate, agent.fill(PRICE)), PRICE)
+    event.set()
+    await closed(gate)
+    assert (house.deposits, await exposed(gate)) == (1, (PRICE, 0))
+    assert await reason_of(admit(gate, agent.pay(2 * PRICE))) is Reason.DEPOSIT_UNDER_WAY
+    house.ledger.fund(agent.channel_id, FILL)
+    house.clock.now += BET_LOOK_SECONDS + 1
+    await gate._deposits.review()
+    assert await exposed(gate) == (0, 0)
+    await gate.charge(await admit(gate, agent.pay(2 * PRICE)), PRICE)
+
+
 @pytest.mark.parametrize("arrives", [True, False])
 async def test_what_a_dead_worker_left_is_looked_after_by_another(
     house: House, arrives: bool
