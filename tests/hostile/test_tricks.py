@@ -23,6 +23,7 @@ from helpers.agent import (
     header_of,
     proof,
 )
+from helpers.old_villain import OldVillain
 from helpers.villain import BATCH, EXACT, IDS, Timing, Trick, Villain, audit, challenge, play
 
 from paywall import sending
@@ -373,6 +374,17 @@ def test_case_55_text_and_dirt_are_data(trick: Trick, scheme: str, timing: Timin
     gains_nothing(trick, scheme, timing)
 
 
+@pytest.mark.parametrize("timing", Timing, ids=lambda timing: timing.value)
+@pytest.mark.parametrize("name", [name for tricks in TRICKS.values() for name in tricks])
+def test_cases_44_and_46_and_47_and_49_and_51_and_55_in_the_words_of_v1_gain_no_more(
+    name: str, timing: Timing
+) -> None:
+    (trick,) = [tricks[name] for tricks in TRICKS.values() if name in tricks]
+    scene = play(OldVillain(EXACT, timing, trick), calls=2)
+    audit(scene)
+    scene.wallet.close()
+
+
 @tricks_of(*TRICKS, timings=(Timing.AFTER_A_GOOD_ONE,))
 def test_case_48_no_trick_makes_an_upload_paid_that_is_gone(
     trick: Trick, scheme: str, timing: Timing
@@ -412,4 +424,24 @@ def test_case_45_a_provider_that_only_takes_ends_at_the_total(scheme: str) -> No
     audit(scene)
     assert isinstance(scene.errors[-1], OverBudget)
     assert scene.wallet.spent() == 90 * 9_999
+    scene.wallet.close()
+
+
+def test_case_47_who_signs_in_does_so_at_its_own_origin_alone() -> None:
+    proofs = []
+    for number in range(4):
+        trick = TRICKS[47][f"a_sign_in_for_{number}"]
+        scene = play(Villain(BATCH, Timing.FIRST, trick), calls=2)
+        proofs.append(len(scene.villain.proofs))
+        scene.wallet.close()
+    assert proofs[0] > 0
+    assert proofs[1:] == [0, 0, 0]
+
+
+def test_the_villain_is_paid_in_v1_when_it_is_honest() -> None:
+    villain = OldVillain(EXACT, Timing.AFTER_A_GOOD_ONE, lambda v, request: v.honest(request))
+    scene = play(villain)
+    audit(scene)
+    assert [answer.status_code for answer in scene.answers] == [200] * 4
+    assert [paid.price for paid in villain.payments] == [PRICE] * 4
     scene.wallet.close()
