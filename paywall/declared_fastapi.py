@@ -1,6 +1,7 @@
 """The prices at FastAPI's routes: dependencies of the route, of its routers, and of the app."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from fastapi import routing
 from fastapi.dependencies.models import Dependant
@@ -18,22 +19,38 @@ def read(route: BaseRoute, prefix: str) -> list[Declared]:
     return [one for whole in _whole(route) for one in _declared(whole, prefix)]
 
 
-def _whole(route: BaseRoute) -> "list[routing.RouteContext]":
-    """A route, or the routes of a router that is included, with all that they inherit."""
+class _Whole(NamedTuple):
+    """A route with all that it inherits from the routers that include it."""
+
+    path: str
+    methods: set[str] | None
+    dependant: Dependant
+
+
+def _whole(route: BaseRoute) -> list[_Whole]:
+    if isinstance(route, APIRoute):
+        return [_Whole(route.path, route.methods, route.dependant)]
+    if isinstance(route, APIWebSocketRoute):
+        return [_Whole(route.path, None, route.dependant)]
+    # Since 0.13x a router that is included is one route, and only this tells what is in it.
+    contexts = vars(routing).get("iter_route_contexts")
     return [
-        context
-        for context in routing.iter_route_contexts([route])
+        _Whole(
+            context.path,
+            context.methods if isinstance(context.original_route, APIRoute) else None,
+            context.dependant,
+        )
+        for context in (contexts([route]) if contexts else [])
         if isinstance(context.original_route, APIRoute | APIWebSocketRoute)
     ]
 
 
-def _declared(context: "routing.RouteContext", prefix: str) -> Iterator[Declared]:
-    path = prefix + (context.path or "")
-    prices: list[Price] = [charge.price for charge in _charges(context.dependant)]
+def _declared(route: _Whole, prefix: str) -> Iterator[Declared]:
+    path = prefix + route.path
+    prices: list[Price] = [charge.price for charge in _charges(route.dependant)]
     if len(set(prices)) > 1:
         raise ConfigurationError(f"{path} has {len(set(prices))} different prices: give it one")
-    methods = None if isinstance(context.original_route, APIWebSocketRoute) else context.methods
-    for pattern in patterns(methods, path):
+    for pattern in patterns(route.methods, path):
         yield Declared(pattern, prices[0] if prices else None)
 
 

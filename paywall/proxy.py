@@ -17,10 +17,12 @@ charged. When it breaks off in its answer, so do we.
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import httpx
 from starlette.types import Message, Receive, Scope, Send
@@ -55,6 +57,7 @@ _ABOUT_THE_CLIENT: Final = frozenset(
     )
 )
 _NOT_SENT_ON: Final = _OURS | _ABOUT_THE_CLIENT | {b"host", b"expect"}
+_SEPARATORS = re.compile(r"[/\\;?]")
 _VIA: Final = (b"via", b"1.1 paywall")
 
 
@@ -72,7 +75,8 @@ class _HungUp(Exception):
 
 
 class Upstream:
-    """The proxy. `url` is where the service is, with a path when it lives below one.
+    """The proxy. `url` is where the service is, with a path when it lives below one; then nothing
+    above that path is asked for.
 
     With `keep_host` the service sees the name that the client asked for, else its own. To be used
     in one event loop. Raises ConfigurationError for a URL that is none.
@@ -118,7 +122,10 @@ class Upstream:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         target: bytes = scope.get("raw_path") or scope["path"].encode()
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        if not target.startswith(b"/") or len(lengths) > 1:
+        escapes = self._base and ".." in _SEPARATORS.split(
+            unquote_to_bytes(target).decode("latin-1")
+        )
+        if not target.startswith(b"/") or len(lengths) > 1 or escapes:
             return await _fail(scope, send, 400, "bad_request", "The request is malformed.")
         upload = _Upload(receive, _has_body(scope["headers"]))
         request = self._request(scope, target, upload)
@@ -169,7 +176,8 @@ class Upstream:
     def _headers(self, scope: Scope) -> Headers:
         given: Headers = scope["headers"]
         host = next((value for name, value in given if name == b"host"), b"")
-        kept = [(name, value) for name, value in _end_to_end(given) if name not in _NOT_SENT_ON]
+        # Services that cannot tell the two signs apart would take one name for the other.
+        kept = [one for one in _end_to_end(given) if one[0].replace(b"_", b"-") not in _NOT_SENT_ON]
         chunked = any(name == b"transfer-encoding" for name, _ in given)
         if chunked:  # a length beside it would be another opinion of where the body ends
             kept = [pair for pair in kept if pair[0] != b"content-length"]

@@ -87,6 +87,8 @@ async def test_what_is_of_the_connection_or_forged_or_paid_with_stays_here() -> 
         b"sign-in-with-x": b"proof",
         b"paywall-payer": b"0xsomebodyelse",
         b"paywall-price": b"0",
+        b"paywall_payer": b"0xsomebodyelse",
+        b"x_forwarded_for": b"6.6.6.6",
     }
     forged = [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-proto", b"https")]
     async with proxied(answering()) as (upstream, running):
@@ -106,6 +108,13 @@ async def test_a_service_may_live_below_a_path_and_see_the_name_that_was_asked()
         await ask(upstream, "/x")
     assert running.last.line == "GET /base/x HTTP/1.1"
     assert running.last.all("host") == ["api.example"]
+
+
+@pytest.mark.parametrize("path", ["/../x", "/a/%2e%2E/x", "/a/..%2fx", "/..", "/..;/x", "/..\\x"])
+async def test_case_1_nothing_above_its_path_is_asked_for(path: str) -> None:
+    async with proxied(refused, below="/base") as (upstream, running):
+        assert (await ask(upstream, path)).status == 400
+    assert running.exchanges == []
 
 
 async def test_a_body_is_streamed_with_its_length_or_in_chunks() -> None:
