@@ -33,6 +33,9 @@ from bench.servers import Arena
 BARE: Final = "bare"
 LIMIT: Final = "limit"
 MEMORY: Final = "ours: memory"
+DECORATOR: Final = "ours: memory, by decorator"
+DEPENDENCY: Final = "ours: memory, by dependency"
+PROXY: Final = "ours: memory, by proxy"
 SQLITE: Final = "ours: sqlite"
 REDIS: Final = "ours: redis, everysec"
 REDIS_ALWAYS: Final = "ours: redis, always"
@@ -47,6 +50,9 @@ _CELLS: Final = {
     BARE: (FREE, ITEM),
     LIMIT: (ITEM,),
     MEMORY: _OURS,
+    DECORATOR: (MANY,),
+    DEPENDENCY: (MANY,),
+    PROXY: (MANY,),
     SQLITE: _OURS,
     REDIS: _OURS,
     REDIS_ALWAYS: _OURS,
@@ -79,6 +85,9 @@ def _enter(contest: Contest, arena: Arena) -> None:
     arena.bare(BARE)
     arena.bare(LIMIT)
     arena.ours(MEMORY, "memory://")
+    arena.ours(DECORATOR, "memory://", kind="by_decorator")
+    arena.ours(DEPENDENCY, "memory://", kind="by_dependency")
+    arena.by_proxy(PROXY)
     arena.sqlite(SQLITE)
     arena.redis(REDIS, "everysec")
     arena.redis(REDIS_ALWAYS, "always")
@@ -120,6 +129,9 @@ def _ratios(found: Findings, contest: Contest) -> None:
         "paid_redis_of_limit": rate(REDIS, MANY) / rate(LIMIT, ITEM),
         "paid_memory_of_limit_by_cpu": contest.cpu_us(LIMIT, ITEM) / contest.cpu_us(MEMORY, MANY),
         "paid_redis_of_limit_by_cpu": contest.cpu_us(LIMIT, ITEM) / contest.cpu_us(REDIS, MANY),
+        "decorator_of_middleware": rate(DECORATOR, MANY) / rate(MEMORY, MANY),
+        "dependency_of_middleware": rate(DEPENDENCY, MANY) / rate(MEMORY, MANY),
+        "proxy_of_middleware": rate(PROXY, MANY) / rate(MEMORY, MANY),
         "unpaid_of_bare": rate(MEMORY, UNPAID) / rate(BARE, ITEM),
         "free_of_bare": rate(MEMORY, FREE) / rate(BARE, FREE),
         "two_workers_of_one": rate(TWO_WORKERS, MANY) / rate(REDIS, MANY),

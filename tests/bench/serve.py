@@ -6,6 +6,8 @@ which costs $0.001 where there is a paywall.
     bare          no paywall
     limit         no paywall, and one signature recovered per request: what cannot be gone below
     ours          this paywall, over the store that is named
+    by_…          the same with the price at the route, as a decorator or a dependency (which is
+                  FastAPI's), or by the proxy in front of a bare one
     x402_python   the official SDK's middleware on FastAPI, its channels in memory
 """
 
@@ -15,12 +17,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import uvicorn
 from coincurve import PrivateKey, PublicKey
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -35,10 +37,11 @@ from x402.mechanisms.evm.batch_settlement.server import (
     InMemoryChannelStorage,
 )
 
-from paywall import USDC, Node, Paywall
+from paywall import USDC, Node, Payment, Paywall, charge, paid
 from paywall.chain import Mined
 from paywall.protocol.eip712 import Authorization
 from paywall.protocol.money import Address
+from paywall.proxy import Upstream
 
 ASSET: Final = USDC.base_sepolia
 PRICED: Final = "$0.001"
@@ -57,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     pay_to: str = ""
     facilitator: str = ""
+    upstream: str = ""
 
 
 async def _item(request: Request) -> JSONResponse:
@@ -96,19 +100,48 @@ class NoTransfers(Node):
         return Mined(authorization.authorization_nonce, 1, 1, 1)
 
 
+def _terms(settings: Settings) -> dict[str, Any]:
+    """What all ways in have in common."""
+    return {
+        "pay_to": settings.pay_to,
+        "asset": ASSET,
+        "chain": NoTransfers(settings.rpc, settings.key, network=ASSET.network),
+        "store": settings.store,
+        "exact_minimum": PRICED,
+        "collect": None,
+        "deposits_per_hour": 1000,  # one payer plays all customers
+        "channels_per_payer": 1000,
+    }
+
+
 def _ours(settings: Settings) -> ASGIApp:
-    return Paywall(
-        _routes(_item),
-        prices={"GET /item/{name}": PRICED},
-        pay_to=settings.pay_to,
-        asset=ASSET,
-        chain=NoTransfers(settings.rpc, settings.key, network=ASSET.network),
-        store=settings.store,
-        exact_minimum=PRICED,
-        collect=None,
-        deposits_per_hour=1000,  # one payer plays all customers
-        channels_per_payer=1000,
-    )
+    return Paywall(_routes(_item), prices={"GET /item/{name}": PRICED}, **_terms(settings))
+
+
+def _by_decorator(settings: Settings) -> ASGIApp:
+    @paid(PRICED)
+    async def item(request: Request, payment: Payment) -> JSONResponse:
+        return await _item(request)
+
+    app = _routes(item)
+    app.add_middleware(Paywall, **_terms(settings))
+    return app
+
+
+def _by_dependency(settings: Settings) -> ASGIApp:
+    app = FastAPI()
+    app.add_middleware(Paywall, **_terms(settings))
+
+    @app.get("/item/{name}")
+    async def item(name: str, payment: Annotated[Payment, Depends(charge(PRICED))]) -> JSONResponse:
+        return JSONResponse({"item": name})
+
+    return app
+
+
+def _by_proxy(settings: Settings) -> ASGIApp:
+    upstream = Upstream(settings.upstream)
+    return Paywall(upstream, prices={"GET /item/{name}": PRICED}, **_terms(settings))
 
 
 def _x402_python(settings: Settings) -> ASGIApp:
@@ -140,7 +173,15 @@ def _x402_python(settings: Settings) -> ASGIApp:
     return app
 
 
-_KINDS: Final = {"bare": _bare, "limit": _limit, "ours": _ours, "x402_python": _x402_python}
+_KINDS: Final = {
+    "bare": _bare,
+    "limit": _limit,
+    "ours": _ours,
+    "by_decorator": _by_decorator,
+    "by_dependency": _by_dependency,
+    "by_proxy": _by_proxy,
+    "x402_python": _x402_python,
+}
 
 
 class _Server(uvicorn.Server):

@@ -57,18 +57,35 @@ class Arena:
         self._contest.enter(Contestant(kind, port, {"worker": cpu_of(pid)}))
 
     def ours(
-        self, name: str, store: str, redis: RedisServer | None = None, workers: int = 1
+        self,
+        name: str,
+        store: str,
+        redis: RedisServer | None = None,
+        workers: int = 1,
+        kind: str = "ours",
+        upstream: str = "",
     ) -> None:
         """Workers share a port; the second one has the load generator's core."""
-        told = {"store": store, "rpc": self._devnet.url, "key": self._devnet.accounts[0].key}
+        told = {
+            "upstream": upstream,
+            "store": store,
+            "rpc": self._devnet.url,
+            "key": self._devnet.accounts[0].key,
+        }
         told |= {"pay_to": self._receiver()}
         port = free_port()
         cores = (SERVER_CORE, LOAD_CORE)[:workers]
-        used = [cpu_of(self._python("ours", port, core, **told)) for core in cores]
+        used = [cpu_of(self._python(kind, port, core, **told)) for core in cores]
         clocks: dict[str, Clock] = {"worker": lambda: sum(clock() for clock in used)}
         if redis:
             clocks["redis"] = redis_cpu(redis)
         self._contest.enter(Contestant(name, port, clocks), self._payer.key, CHANNELS)
+
+    def by_proxy(self, name: str) -> None:
+        """The service behind it has the load generator's core."""
+        port = free_port()
+        self._python("bare", port, LOAD_CORE)
+        self.ours(name, "memory://", kind="by_proxy", upstream=f"http://127.0.0.1:{port}")
 
     def sqlite(self, name: str) -> None:
         self.ours(name, f"sqlite:///{self._folder}/bench.db")
