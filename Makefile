@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak simulate adversary bench budget-race fuzz cases install clean redis
+.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -45,6 +45,9 @@ cases: $(VENV)/.development redis ## what must not go wrong, and the tests that 
 
 budget-race: $(VENV)/.development ## a hundred seeded races of tasks and processes for one budget
 	@PYTHONPATH=tests $(BIN)/python -m budget_race $(ARGS)
+
+agent-kills: $(VENV)/.development ## an agent killed -9 at random points, two hundred seeds; three ledgers compared
+	@PYTHONPATH=tests $(BIN)/python -m agent_kills $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
 

@@ -5,85 +5,46 @@ signed and sent by others, and in the end settled, released or kept, as its answ
 threads and processes that share a wallet's state never together exceed the budget. This module
 holds no key and does not know HTTP.
 
-    amount = max(signed + 1, charged + in flight + price)    a provider that keeps a window
-    amount = charged + price                                 one that serves one at a time
-
 A provider is believed where that costs nothing more. All that may have left the wallet counts
 against the total. A state that fails at the end of a payment leaves it in flight, and so counted.
 
-Sources: batch-settlement EVM specification, "Client: Payment Construction"; the window is ours.
+Sources: batch-settlement EVM specification, "Client: Payment Construction".
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from secrets import token_hex
-from typing import Final, Never
+from typing import Never
 
 from msgspec.structs import replace
 
-from paywall.asking import Approval, ApprovalNeeded
-from paywall.budget import Wish, refuse_over_budget
 from paywall.corrections import Corrections
 from paywall.deposits import (
     DEPOSIT_WAIT_SECONDS,
     TOP_UP_PAUSE_SECONDS,
-    Filling,
     confirmed,
-    is_on_its_way,
-    may_be_supposed,
-    suppose,
 )
-from paywall.endings import EVIDENCE, Ending, evidence_of, refuse_stopped
+from paywall.endings import EVIDENCE, ending_of, evidence_of
 from paywall.events import Deposited, Event, Events, Stopped
 from paywall.offers import AnyIntent, Intent, Payer
 from paywall.policy import Policy
+from paywall.promises import MAX_PATH_CHARS, Promise, Promises, new_account
 from paywall.protocol.errors import (
-    OverBudget,
     PaymentRefused,
     ProviderMisbehaved,
-    SigningFailed,
     StoreUnavailable,
 )
 from paywall.protocol.money import parse_amount
 from paywall.protocol.schemes import batch
-from paywall.protocol.x402 import PaymentRequired, SettlementResponse
+from paywall.protocol.x402 import PaymentRequired, SettlementResponse, show_bytes
 from paywall.transfers import ExactPromise, Transfers
-from paywall.turns import Turn, Turns, Wait
-from paywall.walletrows import Account, InFlight, PendingDeposit, Withdrawal
-from paywall.walletstate import FORGOTTEN_SECONDS, WalletState
+from paywall.turns import Turn, Turns
+from paywall.walletrows import Account, InFlight, Withdrawal
+from paywall.walletstate import WalletState
 
 log = logging.getLogger("paywall.wallet")
 
-MAX_PATH_CHARS: Final = 512
-
-
-@dataclass(frozen=True)
-class Promise:
-    """A payment that is written down: what to sign, and for which channel.
-
-    `intent` is of the lane that was taken, `queue` of the provider's channel that was asked for.
-    `first_deposit`: its deposit has not left before; `top_up`: it could have done without.
-    """
-
-    intent: Intent
-    payment_id: str
-    amount: int
-    config: bytes
-    queue: bytes
-    path: str = ""
-    deposit: PendingDeposit | None = None
-    first_deposit: bool = False
-    top_up: bool = False
-
-
 AnyPromise = Promise | ExactPromise
 _Outcome = Callable[[Account, InFlight], Account]
-
-
-class _Busy(Exception):
-    """This lane has no room now."""
 
 
 class Books:
@@ -99,13 +60,12 @@ class Books:
         can_deposit: bool = True,
     ) -> None:
         self.file = file
-        self._policy = policy
         self._clock = clock
         self._events = events
-        self._can_deposit = can_deposit
         self.transfers = Transfers(payer.account, file, policy, clock, events)
         self.corrections = Corrections(payer.authorizer, file, clock, events)
         self._turns = Turns()
+        self._promises = Promises(file, policy, clock, events, self._turns, can_deposit)
 
     def spent(self) -> int:
         """What was charged and what is in flight, over all channels and single transfers."""
@@ -124,163 +84,11 @@ class Books:
     def begin(
         self, intent: Intent, turn: Turn | None = None, path: str = "", approved: int = 0
     ) -> Promise:
-        """Writes down what is about to be promised, for a request to `path` (without its query).
-
-        `turn` is the one that was waited for, `approved` what the owner has allowed. Raises Wait
-        when it is not this payment's turn, ApprovalNeeded, OverBudget, or ProviderMisbehaved for a
-        provider that is not paid any more; then nothing is written.
-        """
-        events: list[Event] = []
-        with self.file.change():
-            now = self._clock()
-            promise, account = self._in_some_lane(intent, turn, now, events)
-            promise = dataclasses.replace(promise, path=path[:MAX_PATH_CHARS])
-            self._refuse_unapproved(promise, approved)
-            self._write(account, promise, now)
-        if promise.first_deposit:
-            self.file.flush()
-        for event in events:
-            self._events.tell(event)
-        return promise
-
-    def _in_some_lane(
-        self, intent: Intent, turn: Turn | None, now: float, events: list[Event]
-    ) -> tuple[Promise, Account]:
-        """The promise over the first channel that has room for it."""
-        refusal: OverBudget | None = None
-        busy = False
-        for number in range(self._policy.lanes):
-            lane = intent.lane(number)
-            try:
-                return self._in_lane(lane, intent.channel_id, now, events)
-            except _Busy:
-                busy = True
-            except OverBudget as error:
-                refusal = refusal or error
-        if busy:
-            raise Wait(self._turns.take(intent.channel_id, turn))
-        assert refusal is not None
-        raise refusal
-
-    def _in_lane(
-        self, intent: Intent, queue: bytes, now: float, events: list[Event]
-    ) -> tuple[Promise, Account]:
-        self.file.prefetch(intent.channel_id, intent.origin)
-        refuse_stopped(self.file, intent.origin)
-        account = self._count_forgotten(self._account(intent), now, events)
-        if account.flight >= intent.in_flight:
-            raise _Busy
-        self._refuse_over_budget(account, intent, now)
-        return self._promised(account, intent, queue, now), account
-
-    def _promised(self, account: Account, intent: Intent, queue: bytes, now: float) -> Promise:
-        amount = _next_total(account, intent)
-        promise = Promise(
-            intent=intent,
-            payment_id="pay_" + token_hex(16),
-            amount=amount,
-            config=account.config,
-            queue=queue,
-        )
-        if amount <= account.balance:
-            early = (
-                self._filling(account, intent, amount, now).early() if self._can_deposit else None
-            )
-            if early is None:
-                return promise
-            return dataclasses.replace(promise, deposit=early, first_deposit=True, top_up=True)
-        if may_be_supposed(account, amount, now):
-            return promise
-        if is_on_its_way(account, now):
-            raise _Busy
-        if not self._can_deposit:
-            raise SigningFailed(
-                f"the channel with {intent.origin} needs a deposit, and there is no money key here"
-            )
-        deposit = self._filling(account, intent, amount, now).needed()
-        return dataclasses.replace(promise, deposit=deposit, first_deposit=not account.deposit)
-
-    def _filling(self, account: Account, intent: Intent, amount: int, now: float) -> Filling:
-        return Filling(self._policy, account, intent, self.file.totals(), amount, now)
-
-    def _write(self, account: Account, promise: Promise, now: float) -> None:
-        intent = promise.intent
-        if promise.deposit:
-            account = replace(
-                account, deposit=promise.deposit, deposit_until=now + DEPOSIT_WAIT_SECONDS
-            )
-        elif promise.amount > account.balance:
-            account = suppose(account)
-        serial, first = account.begun + 1, account.flight == 0
-        self.file.put(
-            replace(
-                account,
-                signed=max(account.signed, promise.amount),
-                flying=account.flying + intent.price,
-                in_flight=intent.in_flight,
-                flight=account.flight + 1,
-                begun=serial,
-                oldest=now if first else min(account.oldest, now),
-            ),
-            at=now,
-        )
-        self.file.add(
-            InFlight(
-                payment_id=promise.payment_id,
-                channel_id=intent.channel_id,
-                price=intent.price,
-                amount=promise.amount,
-                started=now,
-                serial=serial,
-                first=first,
-                path=promise.path,
-            )
-        )
+        """As `Promises.begin`."""
+        return self._promises.begin(intent, turn, path, approved)
 
     def _account(self, intent: Intent) -> Account:
-        return self.file.account(intent.channel_id) or _new_account(intent)
-
-    def _count_forgotten(self, account: Account, now: float, events: list[Event]) -> Account:
-        """Payments of a process that died: nobody knows, so they count as spent."""
-        if not account.flight or account.oldest >= now - FORGOTTEN_SECONDS:
-            return account
-        flying = self.file.payments(account.channel_id)
-        old = [payment for payment in flying if payment.started < now - FORGOTTEN_SECONDS]
-        for payment in old:
-            self.file.take(account.channel_id, payment.payment_id)
-            ending = _ending(account, payment, "forgotten", payment.price)
-            self.file.record(ending.entry(now))
-            events.append(ending.event(now))
-        price = sum(payment.price for payment in old)
-        remaining = [payment.started for payment in flying if payment not in old]
-        account = replace(
-            account,
-            charged=account.charged + price,
-            flying=account.flying - price,
-            flight=len(remaining),
-            oldest=min(remaining, default=now),
-        )
-        self.file.put(account)
-        return account
-
-    def _refuse_over_budget(self, account: Account, intent: Intent, now: float) -> None:
-        more = max(0, account.spent + intent.price - account.outlay)
-        wish = Wish(intent.origin, intent.asset, intent.price, more)
-        totals, host_spent = self.file.totals(), self.file.host_spent(intent.origin)
-        refuse_over_budget(self._policy, totals, host_spent, wish, now)
-
-    def _refuse_unapproved(self, promise: Promise, approved: int) -> None:
-        """Raises ApprovalNeeded for more than the owner wants to leave the wallet unasked."""
-        above = self._policy.approve_above
-        if above is None:
-            return
-        intent = promise.intent
-        kind, amount = "payment", intent.price
-        if promise.deposit and promise.first_deposit and promise.deposit.amount > amount:
-            kind, amount = "deposit", promise.deposit.amount
-        if amount > max(above, approved):
-            told = (kind, intent.origin, promise.path, batch.SCHEME, amount, intent.asset)
-            raise ApprovalNeeded(Approval(*told))
+        return self.file.account(intent.channel_id) or new_account(intent)
 
     # -- Settling --------------------------------------------------------------------------------
 
@@ -347,7 +155,7 @@ class Books:
             self.file.stop(origin, told)
             if isinstance(promise, Promise):
                 account = self._account(promise.intent)
-                channel = _hex(account.channel_id)
+                channel = show_bytes(account.channel_id)
                 wanted = account.withdrawal or Withdrawal(wanted_since=now, why=why)
                 self.file.put(replace(account, stopped=told, withdrawal=wanted))
         self._events.tell(Stopped(now, origin, channel, why))
@@ -391,19 +199,19 @@ class Books:
                 account = replace(account, deposit_until=0.0)
             after = outcome(account, payment)
             self.file.put(after, at=payment.started)
-            ending = _ending(after, payment, word, amount, transaction)
+            ending = ending_of(after, payment, word, amount, transaction)
             self.file.record(ending.entry(now))
         events = [ending.event(now)]
         grown = after.deposited - before.deposited
         if grown > 0:
-            events.append(Deposited(now, after.origin, _hex(channel_id), grown, transaction))
+            events.append(Deposited(now, after.origin, show_bytes(channel_id), grown, transaction))
         return events
 
     # -- What a provider says of a channel -------------------------------------------------------
 
     def correct(self, intent: Intent, refusal: PaymentRequired, refused: int = 0) -> bool:
         """As `Corrections.correct`."""
-        return self.corrections.correct(_new_account(intent), intent, refusal, refused)
+        return self.corrections.correct(new_account(intent), intent, refusal, refused)
 
     def lost_channel(self, intent: Intent) -> None:
         """The provider finds no funded channel: the next payment makes a deposit."""
@@ -422,23 +230,6 @@ class Books:
     def leave(self, intent: Intent, turn: Turn) -> None:
         """Waits no more, whether it began or not; a call that it does not follow is passed on."""
         self._turns.leave(intent.channel_id, turn)
-
-
-def _new_account(intent: Intent) -> Account:
-    return Account(
-        channel_id=intent.channel_id,
-        origin=intent.origin,
-        network=intent.asset.network,
-        asset=intent.asset.address,
-        config=bytes(batch.config_wire(intent.config)),
-        in_flight=intent.in_flight,
-    )
-
-
-def _next_total(account: Account, intent: Intent) -> int:
-    if intent.in_flight == 1:
-        return account.charged + intent.price
-    return max(account.signed + 1, account.spent + intent.price)
 
 
 def _kept(account: Account, payment: InFlight) -> Account:
@@ -463,22 +254,3 @@ def _charged(receipt: SettlementResponse) -> tuple[int, int | None]:
     extra = batch.decode_receipt_extra(receipt.extra) if receipt.extra else None
     charged = parse_amount(extra.charged_amount) if extra and extra.charged_amount else 0
     return charged, batch.receipt_total(extra) if extra else None
-
-
-def _ending(
-    account: Account, payment: InFlight, outcome: str, amount: int, transaction: str = ""
-) -> Ending:
-    return Ending(
-        origin=account.origin,
-        path=payment.path,
-        payment_id=payment.payment_id,
-        scheme=batch.SCHEME,
-        amount=amount,
-        outcome=outcome,
-        channel=_hex(account.channel_id),
-        transaction=transaction,
-    )
-
-
-def _hex(channel_id: bytes) -> str:
-    return "0x" + channel_id.hex()

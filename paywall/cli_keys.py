@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
+from paywall.keyring import KEY_VARIABLE, KEYSTORE_VARIABLE
 from paywall.keys import LocalKey, local_key
 from paywall.keystore import PASSWORD_VARIABLE, read_keystore
 from paywall.policy import Limits
 from paywall.protocol.errors import ConfigurationError
-from paywall.wallet import KEY_VARIABLE, KEYSTORE_VARIABLE, Wallet
+from paywall.wallet import Wallet
 
 WalletState = Annotated[
     str | None,

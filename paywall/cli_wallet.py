@@ -26,10 +26,11 @@ from paywall.cli_keys import (
     signer,
 )
 from paywall.console import Json, Network, out, plain, print_json, print_rows, run
+from paywall.keyring import KEYSTORE_VARIABLE
 from paywall.keystore import create_keystore
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.money import KNOWN_ASSETS, USDC, Asset
-from paywall.wallet import KEYSTORE_VARIABLE, Wallet
+from paywall.wallet import Wallet
 from paywall.walletrows import Entry
 
 wallet = typer.Typer(

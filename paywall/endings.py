@@ -16,8 +16,9 @@ from typing import Final
 from paywall.events import Event, Lost, Paid, Refused, Unsent
 from paywall.protocol.errors import ProviderMisbehaved
 from paywall.protocol.limits import MAX_TEXT_BYTES
-from paywall.protocol.x402 import SettlementResponse, encode_json
-from paywall.walletrows import Entry
+from paywall.protocol.schemes import batch
+from paywall.protocol.x402 import SettlementResponse, encode_json, show_bytes
+from paywall.walletrows import Account, Entry, InFlight
 from paywall.walletstate import WalletState
 
 MAX_EVIDENCE_BYTES: Final = 4096
@@ -81,3 +82,19 @@ def refuse_stopped(state: WalletState, origin: str) -> None:
     if why:
         told = why.partition(EVIDENCE)[0]
         raise ProviderMisbehaved(f"{origin} is not paid any more: {told}")
+
+
+def ending_of(
+    account: Account, payment: InFlight, outcome: str, amount: int, transaction: str = ""
+) -> Ending:
+    """The end of a payment over a channel."""
+    return Ending(
+        origin=account.origin,
+        path=payment.path,
+        payment_id=payment.payment_id,
+        scheme=batch.SCHEME,
+        amount=amount,
+        outcome=outcome,
+        channel=show_bytes(account.channel_id),
+        transaction=transaction,
+    )

@@ -22,11 +22,12 @@ import httpx
 
 from paywall import signing_in
 from paywall.asking import ApprovalNeeded
-from paywall.books import AnyPromise, Promise
+from paywall.books import AnyPromise
 from paywall.confirmations import moved, settlement
 from paywall.either import can_be_replayed, is_sent_away, with_header
 from paywall.offers import AnyIntent, ExactIntent, Intent
 from paywall.places import known_quote, origin_of, quote_of, remember, unlearn
+from paywall.promises import Promise
 from paywall.protocol import once
 from paywall.protocol.errors import (
     AgentError,

@@ -15,9 +15,8 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Final, Never, TypeVar, Unpack
+from typing import Never, TypeVar, Unpack
 
 from msgspec import UNSET, Raw
 
@@ -25,8 +24,9 @@ from paywall.asking import Approval, Approve, Asking, Call
 from paywall.books import AnyPromise, Books
 from paywall.choice import Choice
 from paywall.events import Denied, Events, OnEvent
-from paywall.keys import LocalKey, Signer, key_from_environment, local_key
-from paywall.offers import AnyIntent, Intent, Payer
+from paywall.keyring import find_signer, find_voucher_key, payer_of
+from paywall.keys import LocalKey, Signer
+from paywall.offers import AnyIntent, Intent
 from paywall.policy import Limits, policy_of
 from paywall.protocol import eip712, once
 from paywall.protocol.channel import Voucher
@@ -37,7 +37,6 @@ from paywall.protocol.errors import (
     OverBudget,
     SigningFailed,
 )
-from paywall.protocol.money import parse_address
 from paywall.protocol.schemes import batch, exact
 from paywall.protocol.x402 import (
     VERSION,
@@ -49,7 +48,6 @@ from paywall.protocol.x402 import (
     show_address,
 )
 from paywall.signing import (
-    account_of,
     deposit_request,
     signature,
     transfer_request,
@@ -58,10 +56,6 @@ from paywall.signing import (
 from paywall.transfers import ExactPromise
 from paywall.walletrows import Account, Entry, PendingDeposit
 from paywall.walletstate import MAX_HISTORY, open_state
-
-KEY_VARIABLE: Final = "PAYWALL_KEY"
-KEYSTORE_VARIABLE: Final = "PAYWALL_KEYSTORE"
-VOUCHER_KEY_VARIABLE: Final = "PAYWALL_VOUCHER_KEY"
 
 _T = TypeVar("_T")
 
@@ -95,16 +89,16 @@ class Wallet:
         clock: Callable[[], float] = time.time,
         **limits: Unpack[Limits],
     ) -> None:
-        voucher = _voucher_key(voucher_key)
+        voucher = find_voucher_key(voucher_key)
         del voucher_key  # a frame that shows its variables must not show a key
-        signer = _signer(key, needed=address is None or voucher is None)
+        signer = find_signer(key, needed=address is None or voucher is None)
         del key
         if isinstance(signer, ConfigurationError):
             raise signer
         if isinstance(voucher, ConfigurationError):
             raise voucher
         self.signer = signer
-        self.payer = _payer(signer, voucher, address)
+        self.payer = payer_of(signer, voucher, address)
         self.address = show_address(self.payer.account)
         self._vouchers: Signer | None = voucher or signer
         self.policy = policy_of(limits)
@@ -251,51 +245,6 @@ def default_state(address: str) -> Path:
     """Where a wallet keeps its file when the owner does not say."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "paywall" / f"wallet-{address.lower()}.db"
-
-
-# -- Keys ----------------------------------------------------------------------------------------
-
-
-def _signer(key: str | bytes | Signer | None, needed: bool) -> Signer | ConfigurationError | None:
-    """Who signs for the money; an error is returned, so that it is raised where no key is seen."""
-    try:
-        if isinstance(key, str | bytes):
-            return local_key(key)
-        found = key or key_from_environment(KEY_VARIABLE) or _stored_key()
-    except ConfigurationError as error:
-        return ConfigurationError(str(error))
-    if found is None and needed:
-        return ConfigurationError(f"no key: give one, or set {KEY_VARIABLE} or {KEYSTORE_VARIABLE}")
-    return found
-
-
-def _stored_key() -> LocalKey | None:
-    path = os.environ.get(KEYSTORE_VARIABLE)
-    if not path:
-        return None
-    found: LocalKey = import_module("paywall.keystore").open_keystore(path)
-    return found
-
-
-def _voucher_key(key: str | bytes | None) -> LocalKey | ConfigurationError | None:
-    try:
-        if key is not None:
-            return local_key(key, "the voucher key")
-        return key_from_environment(VOUCHER_KEY_VARIABLE)
-    except ConfigurationError as error:
-        return ConfigurationError(str(error))
-
-
-def _payer(signer: Signer | None, voucher: LocalKey | None, address: str | None) -> Payer:
-    try:
-        named = parse_address(address) if address is not None else None
-        account = account_of(signer) if signer is not None else named
-    except (ValueError, SigningFailed) as error:
-        raise ConfigurationError(f"the payer's address: {error}") from error
-    assert account is not None, "without a signer there is an address"
-    if named not in (None, account):
-        raise ConfigurationError(f"the key is of {show_address(account)}, not of {address}")
-    return Payer(account, voucher.account if voucher else account)
 
 
 # -- Headers -------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from helpers.agent import (
     receipt_of,
 )
 
-from paywall.books import Promise
 from paywall.deposits import DEPOSIT_WAIT_SECONDS
 from paywall.offers import Intent
+from paywall.promises import Promise
 from paywall.protocol.errors import OverBudget, PaymentRefused, ProviderMisbehaved
 from paywall.turns import Wait
 from paywall.wallet import Wallet

@@ -15,10 +15,10 @@ from helpers.agent import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paywall.books import Promise
 from paywall.budget import DAY, MINUTE, Spending, Window, Wish, refuse_over_budget
 from paywall.offers import Intent
 from paywall.policy import Policy
+from paywall.promises import Promise
 from paywall.protocol.errors import OverBudget
 from paywall.wallet import Wallet
 
