@@ -198,7 +198,8 @@ class Books:
             if promise.deposit:
                 account = replace(account, deposit_until=0.0)
             after = outcome(account, payment)
-            self.file.put(after, at=payment.started)
+            cost = amount if word in ("paid", "lost") else 0
+            self.file.put(after, at=payment.started, dated=cost - payment.price)
             ending = ending_of(after, payment, word, amount, transaction)
             self.file.record(ending.entry(now))
         events = [ending.event(now)]

@@ -3,7 +3,8 @@
 Pure arithmetic over one frozen value. A window is counted in slots (a minute in 12 of five
 seconds, a day in 24 hours), and the slot that is partly past counts whole: so what is spent in any
 60 seconds, or any 24 hours, never exceeds its ceiling, wherever they begin. What is given back goes
-back to the slot that it was taken from. A clock that is set back frees nothing.
+back to the slot that it was taken from; where nobody knows from which, no slot has room for more. A
+clock that is set back frees nothing.
 """
 
 from dataclasses import dataclass
@@ -69,12 +70,15 @@ class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
     minute: Slots = ()
     day: Slots = ()
 
-    def changed(self, spent: int, outlay: int, at: float, now: float) -> "Spending":
-        """After so much more, or less, of what was begun at the time `at`."""
+    def changed(
+        self, spent: int, outlay: int, at: float, now: float, dated: int | None = None
+    ) -> "Spending":
+        """After so much more, or less, of which `dated` (or all) belongs to the time `at`."""
         minute, day = self.minute, self.day
-        if spent:
-            minute = MINUTE.added(minute, spent, at, now)
-            day = DAY.added(day, spent, at, now)
+        belongs = spent if dated is None else dated
+        if belongs:
+            minute = MINUTE.added(minute, belongs, at, now)
+            day = DAY.added(day, belongs, at, now)
         return Spending(self.spent + spent, self.outlay + outlay, minute, day)
 
 

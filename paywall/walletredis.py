@@ -112,6 +112,8 @@ class RedisRows:
     def check(self) -> None:
         """Refuses a Redis that cannot keep a budget. Raises ConfigurationError."""
         shown = self._url.show()
+        if self._url.replicas and self._url.kind == "cluster":
+            raise ConfigurationError(f"{shown}: a wallet in a cluster waits for no replicas")
         settings = self._settings()
         policy = settings.get("maxmemory-policy", "noeviction")
         if policy != "noeviction":

@@ -139,12 +139,14 @@ class WalletState:
         row = self._get(_host_key(origin))
         return int(row) if row else 0
 
-    def count(self, origin: str, spent: int, outlay: int, at: float) -> None:
-        """Adds to all sums, or takes off (negative), for what was begun at the time `at`."""
+    def count(
+        self, origin: str, spent: int, outlay: int, at: float, dated: int | None = None
+    ) -> None:
+        """Adds to all sums, or takes off (negative). `dated` of it (or all) was begun at `at`."""
         assert self._changing
-        if not (spent or outlay):
+        if not (spent or outlay or dated):
             return
-        self._spending = self.totals().changed(spent, outlay, at, self._clock())
+        self._spending = self.totals().changed(spent, outlay, at, self._clock(), dated)
         if spent:
             left = max(0, self.host_spent(origin) + spent)
             self._put(_host_key(origin), str(left).encode() if left else None)
@@ -169,12 +171,17 @@ class WalletState:
         found = (_account.decode(row) for row in self._between("channel/", "channel" + _AFTER))
         return sorted(found, key=lambda account: (account.origin, account.channel_id))
 
-    def put(self, account: Account, at: float | None = None) -> None:
-        """Writes a channel, and what it changes in the sums, as of the time `at`, or of now."""
+    def put(self, account: Account, at: float | None = None, dated: int | None = None) -> None:
+        """Writes a channel, and what it changes in the sums.
+
+        `dated` of what is spent more, or less, was begun at the time `at`. Unless that is known,
+        what is more is of now; what is less (an old count, corrected) gives no minute back.
+        """
         before = self.account(account.channel_id)
         spent = account.spent - (before.spent if before else 0)
         outlay = account.outlay - (before.outlay if before else 0)
-        self.count(account.origin, spent, outlay, self._clock() if at is None else at)
+        when = self._clock() if at is None else at
+        self.count(account.origin, spent, outlay, when, max(0, spent) if dated is None else dated)
         self._accounts[account.channel_id] = account
         self._put(_channel_key(account.channel_id), _encode(account))
 

@@ -3,10 +3,12 @@
 import pytest
 from helpers.agent import (
     ASSET,
+    MISMATCH,
     ORIGIN,
     PRICE,
     Clock,
     channel_of,
+    corrected,
     make_wallet,
     offer,
     quote,
@@ -171,4 +173,40 @@ def test_when_a_minute_renews_is_when_it_does():
         wallet.books.begin(want(wallet))
     clock.now = refusal.value.renews_at
     wallet.books.begin(want(wallet))
+    wallet.close()
+
+
+def test_case_45_an_old_count_that_is_corrected_gives_no_minute_back():
+    """It was counted in a minute of its own; today's minute has real charges in it."""
+    clock = Clock()
+    wallet = make_wallet(clock=clock, per_minute="$0.004")
+    intent = wallet.choose(ORIGIN, quote(offer(window=None)))
+    settled(wallet, wallet.books.begin(intent))
+    wallet.books.keep(wallet.books.begin(intent))  # lost, and in truth never charged
+    clock.now += 50
+    settled(wallet, wallet.books.begin(intent))
+    wallet.books.release(wallet.books.begin(intent))
+    told = corrected(channel_of(intent), 2 * PRICE, None, window=None)
+    assert wallet.books.correct(intent, quote(told, error=MISMATCH), PRICE)
+    assert wallet.spent() == 2 * PRICE
+    clock.now += 16  # the first two are past, the third is not
+    for _ in range(3):
+        settled(wallet, wallet.books.begin(intent))
+    with pytest.raises(OverBudget) as refusal:
+        wallet.books.begin(intent)
+    assert (refusal.value.limit, refusal.value.left) == ("per_minute", 0)
+    wallet.close()
+
+
+def test_case_45_a_lower_total_gives_back_no_more_of_a_minute_than_its_own_payment_left():
+    wallet = make_wallet(per_minute="$0.003")
+    intent = want(wallet)
+    for total in (PRICE, PRICE + 500):  # the second one was metered before, and lower
+        receipt = receipt_of(PRICE, total, channel_of(intent))
+        wallet.books.settle(wallet.books.begin(intent), receipt)
+    assert wallet.spent() == PRICE + 500
+    settled(wallet, wallet.books.begin(intent))
+    with pytest.raises(OverBudget) as refusal:
+        wallet.books.begin(intent)
+    assert refusal.value.left == 0
     wallet.close()

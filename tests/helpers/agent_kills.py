@@ -213,12 +213,13 @@ async def _compared(wallet: Wallet, provider: Provider) -> list[str]:
         ("balance", account.balance, channel.balance),
         ("deposited", account.deposited, channel.balance),
         ("spent", wallet.spent(), channel.charged),
-        ("delivered", served * PRICE, channel.charged),
         ("vouchers used once", len(set(provider.vouchers)), served),
         ("in flight", (account.flight, account.flying), (0, 0)),
         ("holds", dict(channel.holds), {}),
     ]
     wrong += [f"{name}: {here} and {there}" for name, here, there in facts if here != there]
+    if served * PRICE < channel.charged:  # who dies before the answer begins is not charged
+        wrong.append(f"charged {channel.charged} for {served} answers")
     if not channel.charged <= channel.signed <= account.signed <= account.balance:
         wrong.append(f"signed {channel.signed} there, {account.signed} here")
     return wrong
