@@ -189,7 +189,8 @@ class Deposits:
         mined = await self._chain.deposit(payment.deposit)
         self._mirror.strangers.present(voucher.channel_id)
         evidence = voucher.voucher.amount - price
-        block, deposited = (mined.block, payment.deposit.amount) if mined else (0, 0)
+        # Also one that was there already: a payer sends it again when no answer has told of it.
+        block, deposited = mined.block if mined else 0, payment.deposit.amount
         await self._mirror.observe(voucher, evidence, block, deposited)
         return mined
 

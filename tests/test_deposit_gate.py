@@ -159,6 +159,17 @@ async def test_a_worker_that_waits_its_turn_sees_what_the_other_has_done(house: 
     assert house.deposits == 1
 
 
+async def test_a_deposit_of_which_no_answer_told_begins_a_channel_without_debt(
+    house: House,
+) -> None:
+    gate, agent = await house.worker(), house.agent()
+    await house.ledger.deposit(agent.deposit(FILL, 1))  # its worker died before it was recorded
+    await gate.charge(await admit(gate, agent.fill(3 * PRICE)), PRICE)
+    record = await house.record(agent)
+    assert record is not None
+    assert (record.balance, record.charged) == (FILL, PRICE)
+
+
 async def test_the_next_deposit_need_not_wait_for_the_last_turn_to_expire(house: House) -> None:
     one, two = await house.worker(), await house.worker()
     agent = house.agent()

@@ -187,7 +187,8 @@ class Oracle:
         if book.known:
             self.counts["records restored"] += 1
         true = book.earned
-        self.counts["units restored above what was charged"] += max(0, after.charged - true)
+        more = max(0, after.charged - true)
+        self.counts[f"units more in a record {'restored' if book.known else 'begun'}"] += more
         book.known = True
         book.put(book.sums, "charged", after.charged)
 
