@@ -37,8 +37,8 @@ RARE: Final = {
     "store fails over": 2.0,
     "store flushed": 0.3,
     "store outage": 1.5,
-    "store clock steps": 0.5,
-    "wallet clock steps": 0.5,
+    "store clock steps": 0.1,
+    "wallet clock steps": 0.2,
     "withdrawal": 4.0,
     "refund": 4.0,
 }

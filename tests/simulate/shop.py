@@ -120,7 +120,7 @@ class Shop:
         self.random = random
         self.receiver = eip712.address_of(PrivateKey(random.randbytes(32)))
         self.authorizer = eip712.address_of(PrivateKey(random.randbytes(32)))
-        self.stepped = 0.0
+        self.stepped = self._furthest = 0.0
         self.server = Server(oracle, lambda: EPOCH + loop.time() + self.stepped)
         self.app: ASGIApp = App(host, oracle, faults, random)
         self.policy = ClaimPolicy(
@@ -135,6 +135,19 @@ class Shop:
         self.workers = network.workers[host] = []
         for _ in range(random.randrange(1, 4)):
             self.hire()
+
+    def step(self, seconds: float) -> None:
+        """Steps the clock of the store's server."""
+        self.stepped += seconds
+        self._furthest = max(self._furthest, self.stepped)
+
+    @property
+    def patience_seconds(self) -> float:
+        """After how long everything is claimed. A lease that was taken while the store's clock was
+
+        ahead, by a worker that died, ends when the true time comes there.
+        """
+        return self._furthest + self.policy.max_age_seconds
 
     def hire(self) -> None:
         """One more worker."""

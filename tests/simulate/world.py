@@ -121,7 +121,7 @@ class World:
         elif kind == "store outage":
             shop.server.down_until = self.loop.time() + 10.0 * self.random.random()
         elif kind == "store clock steps":
-            shop.stepped += self.random.choice((-3600.0, -30.0, 30.0, 3600.0))
+            shop.step(self.random.choice((-3600.0, -30.0, 30.0, 3600.0)))
         elif kind == "wallet clock steps":
             agent.stepped += self.random.choice((-3600.0, -30.0, 30.0, 3600.0))
         elif kind == "refund" and agent.process.alive:
@@ -151,7 +151,7 @@ class World:
                 worker.process.steps = 0
         await asyncio.sleep(self._until_quiet())
         await self._everybody_once_more()
-        await asyncio.sleep(100.0 + max(shop.policy.max_age_seconds for shop in self.shops))
+        await asyncio.sleep(100.0 + max(shop.patience_seconds for shop in self.shops))
         self._judge()
         for shop in self.shops:
             await self._count(shop)
