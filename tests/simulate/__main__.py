@@ -32,18 +32,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _world(told: tuple[str, int]) -> Result:
-    return simulate(*told)
-
-
 def _results(told: argparse.Namespace) -> Iterator[Result]:
     worlds = range(-(-told.payments // told.world)) if told.only is None else [told.only]
-    work = [(f"{told.seed}.{number}", told.world) for number in worlds]
-    if told.jobs == 1 or len(work) == 1:
-        yield from map(_world, work)
+    work = [f"{told.seed}.{number}" for number in worlds], [told.world] * len(worlds)
+    if told.jobs == 1 or len(worlds) == 1:
+        yield from map(simulate, *work)
         return
     with ProcessPoolExecutor(told.jobs, get_context("spawn")) as pool:
-        yield from pool.map(_world, work)
+        yield from pool.map(simulate, *work)
 
 
 def report(seed: str, results: list[Result], seconds: float) -> dict[str, object]:

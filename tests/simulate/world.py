@@ -24,7 +24,7 @@ from paywall.protocol.claims import Terms
 from paywall.protocol.limits import REFUND_HOLD_SECONDS
 from simulate.agents import FUNDS, Agent
 from simulate.chain import EPOCH, Chain, ChainLink
-from simulate.contract import ASSET, SETTLEMENT
+from simulate.contract import ASSET
 from simulate.faults import RARE, Faults
 from simulate.loop import Loop
 from simulate.network import Network
@@ -300,4 +300,4 @@ def _result(world: World) -> Result:
     )
 
 
-__all__ = ["SETTLEMENT", "Result", "World", "simulate"]
+__all__ = ["Result", "World", "simulate"]
