@@ -14,6 +14,7 @@ from typing import Final
 
 from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Standing, Voucher
 from paywall.protocol.errors import StoreUnavailable
+from paywall.protocol.ledger import Row
 from paywall.protocol.once import Ticket
 from paywall.stores.memory import MemoryStore
 from paywall.stores.rules import Rule, RuleStore, Slot
@@ -45,6 +46,7 @@ class Server:
             (channel_id, payment_id),
         )
         before, entry = records.get(channel_id), entries.get(key)
+        written = self.memory._written
         slot = await self.memory._apply(channel_id, rule, payment_id)
         after = records.get(channel_id)
         undone: Callable[[], None] | None = None
@@ -52,7 +54,7 @@ class Server:
             now_ms = int(self._clock() * 1000)
             undone = self._oracle.applied(op, channel_id, before, after, now_ms)
         if after is not before or entries.get(key) is not entry:
-            self._keep(key, before, entry, undone)
+            self._keep(key, before, entry, undone, written)
         return slot
 
     def _keep(
@@ -61,10 +63,14 @@ class Server:
         before: Channel | None,
         entry: object,
         undone: Callable[[], None] | None,
+        written: int,
     ) -> None:
         def undo() -> None:
             _restore(self.memory._records, key[0], before)
             _restore(self.memory._entries, key, entry)
+            if self.memory._written > written:
+                self.memory._lines.pop(self.memory._written, None)
+                self.memory._written -= 1
             if undone:
                 undone()
 
@@ -89,6 +95,7 @@ class Server:
             self._oracle.flushed(channel_id)
         self.memory._records.clear()
         self.memory._entries.clear()
+        self.memory._lines.clear()
 
 
 def _restore(table: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
@@ -119,6 +126,14 @@ class StoreLink(RuleStore):
     async def claimable(self, limit: int = 1000) -> list[Channel]:
         await self._trip()
         return await self._server.memory.claimable(limit)
+
+    async def ledger(self, after: str, until_ms: int, limit: int = 1000) -> list[Row]:
+        await self._trip()
+        return await self._server.memory.ledger(after, until_ms, limit)
+
+    async def trim_ledger(self, through: str) -> int:
+        await self._trip()
+        return await self._server.memory.trim_ledger(through)
 
     async def _trip(self) -> None:
         await asyncio.sleep(self._faults.delay("store"))
@@ -160,9 +175,10 @@ class StoreLink(RuleStore):
         amount: int,
         ticket: Ticket | None = None,
         answer: bytes = b"",
+        line: bytes = b"",
     ) -> Standing:
         self._op = Op("charge", request, amount)
-        return await super().charge(channel_id, request, amount, ticket, answer)
+        return await super().charge(channel_id, request, amount, ticket, answer, line)
 
     async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
         self._op = Op("release", request)
