@@ -170,13 +170,18 @@ class Agent:
         self.loop.call_later(DELAY_SECONDS + 30.0, finish)
 
     def is_locked_out(self, host: str) -> bool:
-        """Whether a deposit was mined and its answer lost, and its money went back since.
+        """Whether a deposit was mined, or money went back, and no answer has told the wallet.
 
-        The wallet signs that deposit again, under its own salt, and the token has it as used.
+        It signs such a deposit again, under its own salt, and the token has it as used; and it
+        takes no correction of a balance whose total its own signatures do not explain.
         """
         contract = self.chain.contract
         for account in self.wallet.file.accounts():
-            if account.deposit and host in account.origin:
+            if host not in account.origin:
+                continue
+            if account.balance > contract.pair("channel", account.channel_id)[0]:
+                return True
+            if account.deposit:
                 salt = int.from_bytes(account.deposit.salt, "big")
                 number = eip712.deposit_nonce(account.channel_id, salt)
                 if contract.get("used", self.address, number):
