@@ -74,7 +74,7 @@ def test_a_refund_promises_exactly_what_was_charged():
     account = wallet.file.account(intent.channel_id)
     assert account
     for amount in (None, 7):
-        sent = read_payment(wallet.sign_refund(intent, account, amount))
+        sent = read_payment(wallet.sign_refund(intent, account, amount, "a" * 16))
         assert (sent.kind, sent.amount, sent.refund) == ("refund", PRICE, amount)
     wallet.close()
 
