@@ -45,7 +45,7 @@ from paywall.exact_gate import ExactRules
 from paywall.exchange import Exchange, Payment, send_withheld
 from paywall.free import FreeExchange
 from paywall.gate import Gate
-from paywall.kinds import CLOSED, FixedPrice
+from paywall.kinds import CLOSED, FixedPrice, said
 from paywall.old_payers import answering
 from paywall.prices import ANY, Price, PriceTable, Rule
 from paywall.protocol.channel import RefusedByChannel
@@ -166,9 +166,7 @@ class Paywall:
         self._prices = prices or {}
         self._closed = _is_closed(unpriced)
         self._exempt = exempt
-        self._entrance = Entrance(
-            self.gate.store, asset.network, origin_of(public_url), steady_time
-        )
+        self._entrance = Entrance(self.gate.store, asset.network, origin_of(public_url), clock)
         self._table: PriceTable | None = None
         self._ask = lru_cache(maxsize=1024)(partial(asking, asset))
         self._fixed: dict[tuple[str, Price], tuple[Tariff, Quote]] = {}
@@ -213,6 +211,7 @@ class Paywall:
             declared = declared_in(app) if app else []
             table = PriceTable(self._prices, declared, self._closed)
             self._table = self._checked(table)
+            self._entrance.warn(rule.price for rule in table.rules)
         return self._table
 
     def _declaring_app(self, scope: Scope) -> Starlette | None:
@@ -403,9 +402,11 @@ class Paywall:
     async def _quote(self, quote: Quote, tariff: Tariff, scope: Scope, send: Send) -> None:
         resource, more = self._resources.of(scope), self._challenge(tariff, scope)
         required = quote.header(resource, "Payment required", more=more)
-        if self._v1:
-            old = quoted_in_v1(quote.accepts, resource)
-            body = asking(self.gate.terms.asset, quote.price, tariff.metered, old)
+        also = dict(quoted_in_v1(quote.accepts, resource)) if self._v1 else {}
+        if tariff.terms:
+            also["terms"] = said(tariff.terms)
+        if also:
+            body = asking(self.gate.terms.asset, quote.price, tariff.metered, also)
         else:
             body = self._ask(quote.price, tariff.metered)
         await send_quote(scope, send, body, required)

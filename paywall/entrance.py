@@ -13,7 +13,7 @@ import asyncio
 import binascii
 import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from secrets import token_bytes, token_hex
 from typing import Final
@@ -66,6 +66,15 @@ class Entrance:
         self._clock = clock
         self._slips: Slips | None = None
         self._behind: set[asyncio.Task[None]] = set()
+
+    def warn(self, prices: Iterable[object]) -> None:
+        """Says it when a price would let payers sign in, and nobody has said to where."""
+        wanted = any(
+            isinstance(price, Pass) or (isinstance(price, Quota) and price.sign_in)
+            for price in prices
+        )
+        if wanted and self._origin is None:
+            log.warning("nobody can sign in: say public_url, the URL at which clients reach this")
 
     def challenge(self, tariff: Tariff, uri: str) -> dict[str, Raw]:
         """The extension of a 402 that says how to sign in, where that is of any use."""

@@ -100,6 +100,14 @@ def pass_for(
     return Pass(price, total, calls, name)
 
 
+def said(terms: Quota | Pass) -> str:
+    """What the terms come to, for whoever reads a quote."""
+    if isinstance(terms, Quota):
+        return f"The first {terms.free} requests of each payer in {terms.seconds} s are free."
+    calls = "" if terms.calls is None else f", for {terms.calls} calls"
+    return f"One payment is a pass for {terms.seconds} s{calls}."
+
+
 class Closed(Enum):
     """The one value of its kind."""
 

@@ -307,6 +307,24 @@ async def test_a_public_url_that_is_none_is_refused() -> None:
         door(PASS, public_url="api.example")
 
 
+async def test_a_quote_says_what_its_price_buys(caplog: pytest.LogCaptureFixture) -> None:
+    walls = (
+        door(pass_for("$0.005", hours=2, calls=9)),
+        door(pass_for("$0.005", minutes=1)),
+        door(free_first(3, then="$0.001")),
+        door("$0.001"),
+    )
+    assert [(await ask(wall)).json.get("terms") for wall in walls] == [
+        "One payment is a pass for 7200 s, for 9 calls.",
+        "One payment is a pass for 60 s.",
+        "The first 3 requests of each payer in 86400 s are free.",
+        None,
+    ]
+    assert "public_url" not in caplog.text
+    await ask(door(PASS, public_url=None))
+    assert caplog.text.count("say public_url") == 1
+
+
 # -- Free requests -------------------------------------------------------------------------------
 
 
