@@ -19,7 +19,7 @@ from msgspec import Raw
 from paywall.client import AsyncTransport
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChannelConfig
-from paywall.protocol.errors import AgentError, PaymentRefused, ProviderMisbehaved
+from paywall.protocol.errors import AgentError, PaymentRefused, ProviderMisbehaved, Reason
 from paywall.protocol.schemes.batch import channel_of
 from paywall.wallet import Wallet
 from simulate.chain import EPOCH, Chain
@@ -33,7 +33,12 @@ from simulate.shop import DELAY_SECONDS, Shop
 GOAL: Final[ContextVar[int]] = ContextVar("goal", default=0)
 FUNDS: Final = 100_000_000
 RESTART_SECONDS: Final = 5.0
-BACK_OFF_SECONDS: Final = {"OverBudget": 60.0, "503": 2.0, "ConnectError": 0.5}
+BACK_OFF_SECONDS: Final = {
+    "OverBudget": 60.0,
+    "503": 2.0,
+    "ConnectError": 0.5,
+    f"refused: {Reason.CHANNEL_BUSY.code}": 10.0,
+}
 """How long an agent waits after what it cannot help."""
 
 
