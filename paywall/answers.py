@@ -83,6 +83,18 @@ def asking(asset: Asset, price: int, metered: bool, old: Mapping[str, object] = 
     return encode_json(body) + b"\n"
 
 
+async def send_manifest(scope: Scope, send: Send, body: bytes) -> None:
+    """What is public, and the same for everybody."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"public, max-age=60"),
+        (b"access-control-allow-origin", b"*"),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
 async def send_refusal(
     scope: Scope,
     send: Send,

@@ -15,8 +15,10 @@ Our own fault is 503 with `Retry-After`, never a fresh 402. A WebSocket on a pri
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Final, Literal
 
 from msgspec import Raw
@@ -29,6 +31,7 @@ from paywall.answers import (
     asking,
     quote_headers,
     refusal_headers,
+    send_manifest,
     send_quote,
     send_refund,
     send_refusal,
@@ -40,6 +43,7 @@ from paywall.clock import steady_time
 from paywall.collector import collector_of
 from paywall.declared import declared_in
 from paywall.deposit_gate import DepositRules
+from paywall.discovery import MANIFEST_PATH, bazaar, described, manifest
 from paywall.entrance import Entrance, origin_of, without_token
 from paywall.exact_gate import ExactRules
 from paywall.exchange import Exchange, Payment, send_withheld
@@ -101,6 +105,9 @@ class Paywall:
     With `v1` these transfers can also be paid in version 1 of x402, whose quote stands in the body
     of a 402 beside our own words.
 
+    With `discovery` the prices stand at `/.well-known/x402.json`, and in a FastAPI app's OpenAPI
+    document; `bazaar` has quotes say how a resource is called, for facilitators that list it.
+
     Workers claim and settle beside the requests, one of them at a time, as `collect` says; None
     leaves that to `paywall claim --watch`. `alarms` is called with every `paywall.alarms.Alarm`.
 
@@ -133,6 +140,8 @@ class Paywall:
         public_url: str | None = None,
         description: str | None = None,
         unpriced: Literal["free", "closed"] = "free",
+        discovery: bool = True,
+        bazaar: bool = False,
         exempt: Exempt | None = None,
         collect: ClaimPolicy | None = _COLLECT,
         alarms: Listener = to_log,
@@ -172,6 +181,8 @@ class Paywall:
         self._fixed: dict[tuple[str, Price], tuple[Tariff, Quote]] = {}
         self._resources = Resources(public_url, description)
         self._v1 = v1
+        self._discovery = discovery
+        self._bazaar = bazaar
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
         if prices is not None:
@@ -212,6 +223,10 @@ class Paywall:
             table = PriceTable(self._prices, declared, self._closed)
             self._table = self._checked(table)
             self._entrance.warn(rule.price for rule in table.rules)
+            if app and self._discovery and "fastapi" in sys.modules:
+                # By name, so that nobody pays for FastAPI who does not use it.
+                install = import_module("paywall.discovery_fastapi").install
+                install(app, lambda schema: described(self.gate, self.table, schema))
         return self._table
 
     def _declaring_app(self, scope: Scope) -> Starlette | None:
@@ -296,6 +311,8 @@ class Paywall:
     # -- Requests --------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._discovery and scope["path"].endswith(MANIFEST_PATH) and _is_ours(scope):
+            return await self._manifest(scope, send)
         quoted = None
         try:
             rule = self._rule(scope)
@@ -347,6 +364,12 @@ class Paywall:
         asset = self.gate.terms.asset
         free = FreeExchange(tariff.units, asset, scope, send, leave.payer, leave.give_back)
         await free.run(self.app, receive)
+
+    async def _manifest(self, scope: Scope, send: Send) -> None:
+        """The prices, for machines that look before they ask. Anybody may keep it for a minute."""
+        here = self._resources.of({**scope, "path": "/"}).url.removesuffix("/")
+        body = manifest(self.gate, self._price_table(scope), here, self._description)
+        await send_manifest(scope, send, body)
 
     def _challenge(self, tariff: Tariff, scope: Scope) -> Mapping[str, Raw]:
         return (
@@ -401,6 +424,8 @@ class Paywall:
 
     async def _quote(self, quote: Quote, tariff: Tariff, scope: Scope, send: Send) -> None:
         resource, more = self._resources.of(scope), self._challenge(tariff, scope)
+        if self._bazaar:
+            more = {**more, **bazaar(scope["method"])}
         required = quote.header(resource, "Payment required", more=more)
         also = dict(quoted_in_v1(quote.accepts, resource)) if self._v1 else {}
         if tariff.terms:
@@ -456,6 +481,11 @@ def _asked(scope: Scope) -> bytes:
     """What a payment's id is good for: the request, less its headers and body."""
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     return b" ".join((scope["method"].encode(), path, scope.get("query_string", b"")))
+
+
+def _is_ours(scope: Scope) -> bool:
+    inside: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return inside == MANIFEST_PATH and scope["method"] in ("GET", "HEAD")
 
 
 def _is_closed(unpriced: str) -> bool:
