@@ -367,8 +367,8 @@ class Paywall:
 
     async def _manifest(self, scope: Scope, send: Send) -> None:
         """The prices, for machines that look before they ask. Anybody may keep it for a minute."""
-        here = self._resources.of({**scope, "path": "/"}).url.removesuffix("/")
-        body = manifest(self.gate, self._price_table(scope), here, self._description)
+        here = self._resources.of({**scope, "path": "/"})
+        body = manifest(self.gate, self._price_table(scope), here)
         await send_manifest(scope, send, body)
 
     def _challenge(self, tariff: Tariff, scope: Scope) -> Mapping[str, Raw]:

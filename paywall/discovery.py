@@ -19,7 +19,13 @@ from paywall.gate import Gate
 from paywall.kinds import CLOSED, Pass, Quota
 from paywall.prices import ANY, PriceTable, Rule
 from paywall.protocol.errors import Refused
-from paywall.protocol.x402 import PAYMENT_REQUIRED, PAYMENT_SIGNATURE, VERSION, encode_json
+from paywall.protocol.x402 import (
+    PAYMENT_REQUIRED,
+    PAYMENT_SIGNATURE,
+    VERSION,
+    Resource,
+    encode_json,
+)
 from paywall.quote import Quote
 from paywall.tariff import Tariff, tariff_of
 
@@ -91,23 +97,18 @@ def priced(gate: Gate, rule: Rule) -> Priced | None:
 # -- The manifest --------------------------------------------------------------------------------
 
 
-def manifest(gate: Gate, table: PriceTable, origin: str, description: str | None) -> bytes:
-    """The document at `MANIFEST_PATH`; `origin` is where it was asked for."""
+def manifest(gate: Gate, table: PriceTable, here: Resource) -> bytes:
+    """The document at `MANIFEST_PATH`; `here` is the root of what was asked."""
     items = [
-        item
-        for rule in table.rules
-        if (one := priced(gate, rule))
-        for item in _items(one, origin, description)
+        item for rule in table.rules if (one := priced(gate, rule)) for item in _items(one, here)
     ]
     return encode_json({"x402Version": VERSION, "items": items})
 
 
-def _items(one: Priced, origin: str, description: str | None) -> Iterator[Json]:
+def _items(one: Priced, here: Resource) -> Iterator[Json]:
     _, _, path = one.rule.pattern.rpartition(" ")
     template = _PARAMETER.sub(r":\1", path)
-    resource = {"url": origin + template}
-    if description:
-        resource["description"] = description
+    resource = msgspec.structs.replace(here, url=here.url.removesuffix("/") + template)
     for method in methods_of(one.rule):
         item: Json = {
             "resource": resource,
