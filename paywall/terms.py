@@ -84,7 +84,7 @@ class WaivedExchange(Exchange):
 class SellingExchange(Exchange):
     """When it is charged, a pass is opened before the answer leaves with the pass's token."""
 
-    __slots__ = ("_paid", "_sell", "_token")
+    __slots__ = ("_sell", "_token")
 
     def __init__(
         self,
@@ -99,18 +99,22 @@ class SellingExchange(Exchange):
         super().__init__(gate, admission, False, scope, receive, send)
         self._token = token
         self._sell = sell
-        self._paid = False
 
     async def _head(self, message: Message, body: Message | None) -> Message:
         if message["status"] < 400:
             told = ((PASS, self._token.encode()), (b"access-control-expose-headers", PASS))
             message = {**message, "headers": [*message["headers"], *told]}
-        message = await super()._head(message, body)
-        if self._paid:
-            await finish(self._sell())
-        return message
+        return await super()._head(message, body)
 
     async def _charge_or_apologise(self, head: Message, body: Message | None) -> str | None:
+        # The answer to a transfer that is mined later would be given again without its pass; one
+        # that is not kept is made once more, and the pass with it.
+        kept = None if isinstance(self._open, ExactAdmission) else body
+        return await finish(self._charge_and_sell(head, kept))
+
+    async def _charge_and_sell(self, head: Message, body: Message | None) -> str | None:
+        """Both, also if the request is cancelled between the two."""
         receipt = await super()._charge_or_apologise(head, body)
-        self._paid = receipt is not None
+        if receipt is not None:
+            await self._sell()
         return receipt

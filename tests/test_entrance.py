@@ -225,6 +225,26 @@ async def test_a_pass_that_was_not_charged_is_not_there() -> None:
     assert (await signed_in(wall)).status == 402
 
 
+async def test_case_10_a_request_that_is_cancelled_while_it_is_charged_has_its_pass() -> None:
+    wall = door(PASS)
+    charge, reached, go_on = wall.gate.store.charge, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        reached.set()
+        await go_on.wait()
+        return await charge(*args)
+
+    wall.gate.store.charge = slow
+    buying = asyncio.create_task(pass_bought(wall))
+    await reached.wait()
+    buying.cancel()
+    await asyncio.wait([buying])
+    go_on.set()
+    await until(lambda: any(name == "slip" for _, name in wall.gate.store._entries))
+    assert (await signed_in(wall)).status == 200
+    assert (await record_of(wall)).charged == PASS_PRICE
+
+
 async def test_a_name_opens_several_parts_and_a_route_without_one_only_itself() -> None:
     shared = door(pass_for("$0.005", hours=1, name="all"))
     await pass_bought(shared)

@@ -35,7 +35,7 @@ from helpers.provider import (
 from helpers.provider import header_of as encoded
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paywall import exact_gate, slipbook, upto
+from paywall import exact_gate, pass_for, slipbook, upto
 from paywall.asgi import Paywall, payment_of
 from paywall.protocol import slip
 from paywall.protocol.eip712 import address_of
@@ -591,6 +591,24 @@ async def test_case_24_an_answer_that_was_not_kept_is_made_once_more_when_it_is_
     assert [answer.status for answer in answers] == [200, 409]
     assert answers[0].receipt["success"]
     assert (house.served, len(house.ledger.sent), house.earned) == (2, 1, PRICE)
+
+
+async def test_case_24_a_pass_that_is_paid_late_is_there_when_its_answer_leaves() -> None:
+    house = await shop_with(prices={"/priced": pass_for(PRICED, hours=1)})
+    house.ledger.pending = True
+    payment = house.alice.sign()
+    assert is_pending(await house.ask(header_of(payment)))
+    house.ledger.mine(payment.authorization)
+    await house.settle()
+    house.ledger.pending = False
+    sold = await house.ask(header_of(payment))
+    assert (sold.status, sold.receipt["success"]) == (200, True)
+    token = (b"paywall-pass", (sold.header("paywall-pass") or "").encode())
+    assert (await ask(house.wall, headers=[token])).status == 200
+    again = await house.ask(header_of(house.alice.sign()))
+    assert (again.status, again.receipt["amount"]) == (200, "0"), "there is a pass: not charged"
+    assert (len(house.ledger.sent), house.earned) == (1, PRICE)
+    await house.wall.close()
 
 
 async def test_case_24_settled_first_the_handler_waits_for_the_transfer() -> None:
