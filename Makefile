@@ -60,6 +60,19 @@ redis:                            ## redis-server, for the tests: installed wher
 	@command -v redis-server >/dev/null \
 		|| { echo "the tests need redis-server: apt install redis-server, or brew install redis" >&2; exit 2; }
 
+.PHONY: browser chromium
+browser: $(VENV)/.development chromium ## the page and the dashboard in a real browser, with pictures in .bench/browser
+	@$(BIN)/python -m pytest tests/browser $(ARGS)
+
+chromium:                         ## Chromium, for `make browser` alone: installed where that may be done
+	@command -v chromium >/dev/null || [ -n "$$PAYWALL_CHROMIUM" ] || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing chromium …"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+		elif command -v brew >/dev/null; then brew install --quiet --cask chromium; fi; } || true
+	@command -v chromium >/dev/null || [ -n "$$PAYWALL_CHROMIUM" ] \
+		|| { echo "make browser needs Chromium: apt install chromium, or brew install --cask chromium" >&2; exit 2; }
+
 node:                             ## Node and npm, for `make interop` alone
 	@command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' \
 		|| { echo "make interop needs Node 20 or newer with npm: https://nodejs.org" >&2; exit 2; }

@@ -43,14 +43,19 @@ async def send_json(
 
 
 async def _send_whole(
-    scope: Scope, send: Send, status: int, content: bytes, headers: Headers
+    scope: Scope,
+    send: Send,
+    status: int,
+    content: bytes,
+    headers: Headers,
+    kind: bytes = b"application/json",
 ) -> None:
     """A HEAD gets the same head and no body."""
     start: Message = {
         "type": "http.response.start",
         "status": status,
         "headers": [
-            (b"content-type", b"application/json"),
+            (b"content-type", kind),
             (b"content-length", str(len(content)).encode()),
             (b"cache-control", b"no-store"),
             *headers,
@@ -65,6 +70,12 @@ async def _send_whole(
 async def send_quote(scope: Scope, send: Send, body: bytes, header: str) -> None:
     """402 for a request without a payment: what it costs and how to pay."""
     await _send_whole(scope, send, 402, body, _exposed(PAYMENT_REQUIRED, header))
+
+
+async def send_page(scope: Scope, send: Send, page: bytes, header: str, more: Headers) -> None:
+    """The same 402 for a person: `more` are the headers that the page itself needs."""
+    headers = [*_exposed(PAYMENT_REQUIRED, header), *more]
+    await _send_whole(scope, send, 402, page, headers, b"text/html; charset=utf-8")
 
 
 def asking(asset: Asset, price: int, metered: bool, old: Mapping[str, object] = _NONE) -> bytes:

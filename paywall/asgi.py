@@ -32,6 +32,7 @@ from paywall.answers import (
     quote_headers,
     refusal_headers,
     send_manifest,
+    send_page,
     send_quote,
     send_refund,
     send_refusal,
@@ -51,6 +52,7 @@ from paywall.free import FreeExchange
 from paywall.gate import Gate
 from paywall.kinds import CLOSED, FixedPrice, said
 from paywall.old_payers import answering
+from paywall.page import QUOTE, quote_page, wants_page
 from paywall.prices import ANY, Price, PriceTable, Rule
 from paywall.protocol.channel import RefusedByChannel
 from paywall.protocol.claims import ClaimPolicy
@@ -103,7 +105,7 @@ class Paywall:
     handler that fails has been paid (the same payment is then good for another try).
 
     With `v1` these transfers can also be paid in version 1 of x402, whose quote stands in the body
-    of a 402 beside our own words.
+    of a 402 beside our own words. A browser gets a page instead of that body, unless `page` is off.
 
     With `discovery` the prices stand at `/.well-known/x402.json`, and in a FastAPI app's OpenAPI
     document; `bazaar` has quotes say how a resource is called, for facilitators that list it.
@@ -137,6 +139,7 @@ class Paywall:
         exact_minimum: str = "$0.01",
         settle_first: bool = False,
         v1: bool = True,
+        page: bool = True,
         public_url: str | None = None,
         description: str | None = None,
         unpriced: Literal["free", "closed"] = "free",
@@ -183,6 +186,7 @@ class Paywall:
         self._v1 = v1
         self._discovery = discovery
         self._bazaar = bazaar
+        self._page = page
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
         if prices is not None:
@@ -427,6 +431,9 @@ class Paywall:
         if self._bazaar:
             more = {**more, **bazaar(scope["method"])}
         required = quote.header(resource, "Payment required", more=more)
+        if self._page and wants_page(scope):
+            page = quote_page(quote, self.gate.terms.asset, tariff.metered, resource)
+            return await send_page(scope, send, page, required, QUOTE.headers)
         also = dict(quoted_in_v1(quote.accepts, resource)) if self._v1 else {}
         if tariff.terms:
             also["terms"] = said(tariff.terms)
