@@ -34,7 +34,8 @@ PAYMENTS ?= 20000
 simulate: $(VENV)/.development    ## everything at once in virtual time, from one seed; 10^6: PAYMENTS=1000000
 	@PYTHONPATH=tests $(BIN)/python -m simulate --seed $(SEED) --payments $(PAYMENTS) $(ARGS)
 
-bench: $(VENV)/.development redis ## what a paid request costs; a table, and .bench/latest.json
+bench: $(VENV)/.development redis ## what a paid request costs, beside others; .bench/latest.json
+	@$(MAKE) --no-print-directory $(NODE_PACKAGES) || echo "express and hono are left out"
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 fuzz: $(VENV)/.development        ## a million hostile inputs; ARGS="--inputs 50000" for fewer

@@ -4,7 +4,8 @@
 
 Real uvicorn workers share a real store. Our own clients pay them, through handlers that fail,
 connections that are cut, users who hang up, and workers that are killed and replaced. In the end
-`helpers.soak_audit` compares three books. The chain is a double: this is about the store.
+`helpers.soak_audit` compares three books, and the store's ledger is reconciled with its channels.
+The chain is a double: this is about the store.
 
 Progress goes to stderr; the last line on stdout is one JSON object. The exit status is 1 when
 anything is off.
@@ -33,6 +34,7 @@ from helpers.soak_audit import Audit, audit
 from helpers.worker_app import PRICE
 
 from paywall import open_store
+from paywall.ledger import Sums, reconcile
 from paywall.stores import Store
 
 HOLD_SECONDS: Final = 3
@@ -114,7 +116,13 @@ class Soak:
         )
         found.problems += problems
         found.expect(not busy, f"{busy} channels are busy")
-        return self._report(found, busy, seconds)
+        books = await reconcile(self._store)
+        found.problems += [f"{one.where}: {one.what}: {one.amount}" for one in books.differences]
+        found.expect(
+            books.charged == found.charged,
+            f"{books.charged} in the ledger, {found.charged} charged",
+        )
+        return self._report(found, books, busy, seconds)
 
     async def _first(self, agent: Agent) -> None:
         await agent.first()
@@ -162,7 +170,7 @@ class Soak:
         holding = sum(bool(channel.holds) for channel in await self._store.channels())
         return max(served.count(False), holding)
 
-    def _report(self, found: Audit, busy: int, seconds: float) -> dict[str, Any]:
+    def _report(self, found: Audit, books: Sums, busy: int, seconds: float) -> dict[str, Any]:
         outcomes: Counter[str] = Counter()
         for agent in self._agents:
             outcomes += agent.outcomes
@@ -177,6 +185,8 @@ class Soak:
             "difference": found.difference,
             "double_grants": found.double_grants,
             "busy_channels": busy,
+            "ledger_rows": books.rows,
+            "ledger_differences": len(books.differences),
             "store": self._plan.store,
             "workers_killed": self._plan.deaths,
             "payments": len(payments),
