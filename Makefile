@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases install clean redis
+.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases stream install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -49,6 +49,9 @@ budget-race: $(VENV)/.development ## a hundred seeded races of tasks and process
 
 agent-kills: $(VENV)/.development ## an agent killed -9 at random points, two hundred seeds; three ledgers compared
 	@PYTHONPATH=tests $(BIN)/python -m agent_kills $(ARGS)
+
+stream: $(VENV)/.development      ## 200 MiB each way through the proxy, in flat memory
+	@PAYWALL_STREAM_MIB=200 $(BIN)/python -m pytest tests/test_cli_proxy.py -k flat $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
 

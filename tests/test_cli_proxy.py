@@ -1,8 +1,7 @@
 """`paywall proxy` as its owner runs it: options, a file, a reload, and memory that stays flat."""
 
 import asyncio
-import subprocess
-import sys
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
@@ -25,9 +24,10 @@ from paywall.protocol.errors import ConfigurationError
 from paywall.proxy_config import parse_price, prices_of, read_config
 
 MIB: Final = 1024 * 1024
-BIG: Final = 200 * MIB
-FLAT_KIB: Final = 48 * 1024
-"""What the process may grow by while 200 MiB go through it: buffers of sockets, not bodies."""
+BIG: Final = int(os.environ.get("PAYWALL_STREAM_MIB", "48")) * MIB
+"""How much goes through the proxy in each direction; `make stream` sends 200 MiB."""
+FLAT_KIB: Final = 16 * 1024
+"""What the process may grow by meanwhile: buffers of sockets, not bodies."""
 EVENTS: Final = 4_000
 
 
@@ -153,10 +153,11 @@ def test_a_price_of_the_command_line_may_have_the_sign_in_its_path() -> None:
             parse_price(line)
 
 
-def test_wrong_settings_are_one_sentence_and_status_2() -> None:
-    command = [sys.executable, "-m", "paywall.cli", "proxy", "--rpc", "http://127.0.0.1:1"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+def test_a_proxy_for_nothing_or_for_nobody_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="upstream"):
+        Settings(None, {}, ["GET /x=$1"]).read()
+    with pytest.raises(ConfigurationError, match="pay_to"):
+        Settings(None, {"upstream": "http://127.0.0.1:1"}, ["GET /x=$1"]).read()
 
 
 # -- Running -------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def test_a_reload_takes_new_prices_and_keeps_the_old_when_they_are_wrong(
             assert price(running) == "2000"
 
 
-async def test_200_mib_and_events_go_through_in_flat_memory(
+async def test_large_bodies_and_events_go_through_in_flat_memory(
     devnet: Devnet, tmp_path: Path, upstream: str
 ) -> None:
     payer = rich_payer(devnet)
@@ -204,7 +205,7 @@ async def test_200_mib_and_events_go_through_in_flat_memory(
                 seen = 0
                 async for part in parts:
                     seen += len(part)
-                    if seen >= 25 * MIB:
+                    if seen >= BIG // 8:
                         seen = 0
                         peaks.append(running.rss_kib())
                     yield part
@@ -225,5 +226,5 @@ async def test_200_mib_and_events_go_through_in_flat_memory(
             peaks.append(running.rss_kib())
     wallet.close()
     assert (size, int(counted.text), events) == (BIG, BIG, EVENTS)
-    assert len(peaks) >= 15
+    assert len(peaks) >= 15, "it was looked at while they went through"
     assert max(peaks) - before < FLAT_KIB

@@ -20,7 +20,7 @@ from paywall import AsyncClient, Wallet, open_store, receipt
 from paywall.protocol import eip712, sign_in
 from paywall.protocol.x402 import decode_required
 
-PASS_SECONDS: Final = 4
+PASS_SECONDS: Final = 2
 WORKERS: Final = 4
 
 
