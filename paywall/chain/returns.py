@@ -14,7 +14,7 @@ from typing import Final
 from paywall.chain import Chain, Mined
 from paywall.chain.own import FeeTooHigh, OwnChain
 from paywall.clock import steady_time
-from paywall.protocol.channel import Channel, Voucher
+from paywall.protocol.channel import Channel
 from paywall.protocol.claims import Assets, ClaimPolicy, Costs
 from paywall.protocol.errors import OutOfGas, PaymentError, Reverted
 from paywall.protocol.money import KNOWN_ASSETS
@@ -33,8 +33,7 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
     way keeps its part of the balance until its deadline.
     """
     refuse_promised(channel)
-    voucher = channel.voucher or Voucher(0, b"")
-    set_aside = await store.begin_refund(channel.channel_id, voucher, amount, token_hex(8))
+    set_aside = await store.begin_refund(channel.channel_id, None, amount, token_hex(8))
     assert set_aside.refunding is not None
     try:
         mined = await chain.refund(set_aside, set_aside.refunding.amount)

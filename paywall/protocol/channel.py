@@ -349,12 +349,13 @@ def renew(channel: Channel, request: str, now_ms: int) -> Channel:
 
 
 def begin_refund(
-    channel: Channel, voucher: Voucher, amount: int | None, request: str, now_ms: int
+    channel: Channel, voucher: Voucher | None, amount: int | None, request: str, now_ms: int
 ) -> Channel:
     """Sets aside what goes back to the payer (all that is left when `amount` is None).
 
     The voucher is zero-charge: it promises exactly what was charged. It takes the place of all
-    earlier ones, which buy nothing from now on. Asking again for the same request gives the same
+    earlier ones, which buy nothing from now on. Without one it is the provider's own wish, and the
+    voucher that is known must say just that. Asking again for the same request gives the same
     answer. Raises RefusedByChannel.
     """
     under_way = channel.refunding
@@ -363,7 +364,9 @@ def begin_refund(
     channel = _without_expired(channel, now_ms)
     if channel.holds or channel.refunding:
         _refuse(Reason.CHANNEL_BUSY, channel)
-    if voucher.amount != channel.charged:
+    shown = voucher or channel.voucher
+    # Without any signature nothing can be claimed, so nothing may be owed.
+    if (shown.amount if shown else channel.claimed) != channel.charged:
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
     left = channel.balance - channel.charged
     if left <= 0:
@@ -372,8 +375,8 @@ def begin_refund(
         _refuse(Reason.REFUND_AMOUNT, channel)
     return msgspec.structs.replace(
         channel,
-        voucher=voucher,
-        proof=highest_voucher(channel) if channel.signed > voucher.amount else channel.proof,
+        voucher=shown,
+        proof=highest_voucher(channel) if channel.signed > channel.charged else channel.proof,
         seen=(),
         floor=max(channel.floor, channel.signed, *channel.seen),
         refunding=Refunding(amount or left, now_ms + REFUND_MS, request),

@@ -90,7 +90,7 @@ class Store(Protocol):
         """Takes over what the chain says; an unknown channel is opened with `evidence`."""
 
     async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
+        self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str
     ) -> Channel:
         """Sets a refund aside. Raises RefusedByChannel, or NeedsChain for an unknown channel."""
 

@@ -205,10 +205,11 @@ class RedisStore(RedisLeases, RedisTallies):
         )
 
     async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
+        self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str
     ) -> Channel:
         wanted = "" if amount is None else str(max(amount, 0))
-        arguments = (str(voucher.amount), voucher.signature, wanted, request, REFUND_MS)
+        shown = (str(voucher.amount), voucher.signature) if voucher else ("", b"")
+        arguments = (*shown, wanted, request, REFUND_MS)
         return await self._change("begin_refund", channel_id, arguments)
 
     async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:

@@ -182,7 +182,7 @@ class RuleStore(RuleLeases, RuleTallies):
         return _known((await self._apply(channel_id, rule)).record)
 
     async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
+        self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str
     ) -> Channel:
         def rule(slot: Slot, now_ms: int) -> Slot:
             record = _known(slot.record)

@@ -200,7 +200,7 @@ class StoreLink(RuleStore):
         return await super().record(channel_id, network, config, chain, evidence)
 
     async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher, amount: int | None, request: str
+        self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str
     ) -> Channel:
         self._op = Op("begin refund", request, amount or 0)
         return await super().begin_refund(channel_id, voucher, amount, request)

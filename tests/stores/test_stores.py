@@ -248,6 +248,31 @@ async def test_case_38_a_refund_is_set_aside_once_and_ended(opened: Store) -> No
     assert await opened.end_refund(CHANNEL_ID, None) == ended == await record_of(opened)
 
 
+async def test_case_43_a_refund_by_the_providers_wish_leaves_a_record_that_is_read(
+    opened: Store,
+) -> None:
+    leaving = await opened.begin_refund(CHANNEL_ID, None, None, "idle")
+    assert (leaving.voucher, leaving.charged, leaving.remaining) == (None, 0, 0)
+    assert await record_of(opened) == leaving
+    await opened.end_refund(CHANNEL_ID, None)
+    await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
+    await opened.charge(CHANNEL_ID, "a", 100)
+    leaving = await opened.begin_refund(CHANNEL_ID, None, None, "idle-again")
+    assert (leaving.voucher, leaving.remaining) == (voucher(100), 0)
+    assert await record_of(opened) == leaving
+    await opened.end_refund(CHANNEL_ID, None)
+    await opened.reserve(CHANNEL_ID, voucher(200), 100, "b")
+    await opened.charge(CHANNEL_ID, "b", 50)
+    with pytest.raises(RefusedByChannel, match="total"):
+        await opened.begin_refund(CHANNEL_ID, None, None, "promised-more")
+
+
+async def test_case_38_nothing_goes_back_of_what_is_owed_without_a_signature(store: Store) -> None:
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10_000, 50), 300)
+    with pytest.raises(RefusedByChannel, match="total"):
+        await store.begin_refund(CHANNEL_ID, None, None, "idle")
+
+
 @pytest.mark.parametrize("amount", [2**53 + 1, 2**64, 2**127 + 3, 2**128 - 1])
 async def test_amounts_are_exact_up_to_uint128(store: Store, amount: int) -> None:
     await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(2**128 - 1), 0)

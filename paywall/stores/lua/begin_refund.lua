@@ -1,6 +1,6 @@
 -- Sets aside what goes back to the payer, under a zero-charge voucher that ends all earlier ones.
 -- KEYS  record, holds, channels that owe
--- ARGV  channel id, voucher amount, signature, amount ('' for all that is left), request,
+-- ARGV  channel id, voucher amount ('' for the one that is known), signature, amount ('' for all that is left), request,
 --       ms that it is kept
 local key, holds = KEYS[1], KEYS[2]
 local id, voucher, signature, amount, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -16,7 +16,7 @@ if amount == '' then amount = left end
 local reason
 if tonumber(r.hn) > 0 or set_aside then
   reason = 'CHANNEL_BUSY'
-elseif voucher ~= r.c then
+elseif (voucher == '' and (r.v or r.k) or voucher) ~= r.c then
   reason = 'CUMULATIVE_MISMATCH'
 elseif left == '0' then
   reason = 'REFUND_NOTHING_LEFT'
@@ -29,12 +29,15 @@ local floor = max(r.f, r.v or r.c)
 for seen in string.gmatch(r.w, '%d+') do
   floor = max(floor, seen)
 end
-if not r.v then index(KEYS[3], id, voucher, r.c, r.k) end
--- The highest voucher of before is what shows the payer how far it has signed.
-if r.v and less(voucher, r.v) and not (r.pv and less(r.v, r.pv)) then
-  r.pv, r.pg = r.v, r.g
+if voucher ~= '' then
+  if not r.v then index(KEYS[3], id, voucher, r.c, r.k) end
+  -- The highest voucher of before is what shows the payer how far it has signed.
+  if r.v and less(voucher, r.v) and not (r.pv and less(r.v, r.pv)) then
+    r.pv, r.pg = r.v, r.g
+  end
+  r.v, r.g = voucher, signature
 end
-r.v, r.g, r.w, r.n, r.f = voucher, signature, ' ', 0, floor
+r.w, r.n, r.f = ' ', 0, floor
 r.ra, r.rx, r.rq = amount, integer(now + ARGV[6]), request
 save(key, r)
 -- Last, because a server without memory lets a script go on that has begun with freeing some.
