@@ -360,7 +360,7 @@ class Gate:
         for pause_seconds in (0.0, *PAUSES_SECONDS):
             await asyncio.sleep(pause_seconds)
             try:
-                await self.charge(admission, amount, is_out=True)
+                await self.charge(admission, amount, answer, is_out=True)
                 return
             except Unavailable:
                 continue

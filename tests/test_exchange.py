@@ -17,6 +17,8 @@ from helpers.provider import (
     answering,
     ask,
     buy,
+    decoded,
+    header_of,
     paying,
     provider,
     record_of,
@@ -487,6 +489,31 @@ async def test_case_10_a_request_cancelled_while_it_is_charged_is_charged_once()
     await asyncio.gather(request, return_exceptions=True)
     await turns(20)
     assert client.answer.messages == []
+    assert await charged(wall) == PRICE
+
+
+async def test_case_10_an_answer_whose_charge_was_cut_off_is_kept_for_who_comes_again() -> None:
+    store = FaultyStore()
+    charging = asyncio.Event()
+    wall = provider(answering(200, b"paid for", [(b"content-length", b"8")]), store=store)
+    whole = store.charge
+
+    async def slow(*args: Any) -> Any:
+        charging.set()
+        await turns()
+        return await whole(*args)
+
+    store.charge = slow  # type: ignore[method-assign]
+    payment = decoded(Agent().pay(1000))
+    payment["extensions"] = {"payment-identifier": {"info": {"id": "pay_0123456789abcdef"}}}
+    again = paying(header_of(payment))
+    request = asyncio.create_task(ask(wall, headers=again))
+    await charging.wait()
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    await turns(20)
+    answer = await ask(wall, headers=again)
+    assert (answer.status, answer.body) == (200, b"paid for")
     assert await charged(wall) == PRICE
 
 
