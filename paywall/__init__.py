@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from paywall.routes import charge, paid, payment_of
     from paywall.stores import open_store
     from paywall.wallet import Wallet
+    from paywall.webhook import Webhook
 
 _HOME: Final = {
     "paywall.asgi": ("Paywall",),
@@ -70,6 +71,7 @@ _HOME: Final = {
     "paywall.protocol.money": ("USDC", "Asset"),
     "paywall.stores": ("open_store",),
     "paywall.wallet": ("Wallet",),
+    "paywall.webhook": ("Webhook",),
 }
 _MODULE_OF: Final = {name: module for module, names in _HOME.items() for name in names}
 
@@ -100,6 +102,7 @@ __all__ = [
     "SigningFailed",
     "Transport",
     "Wallet",
+    "Webhook",
     "charge",
     "free_first",
     "open_store",

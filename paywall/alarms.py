@@ -88,6 +88,18 @@ def to_log(alarm: Alarm) -> None:
     """The listener of those who name none."""
 
 
+def both(one: Listener, other: Listener) -> Listener:
+    """A listener that tells two. One that raises keeps nothing from the other."""
+
+    def tell(alarm: Alarm) -> None:
+        try:
+            one(alarm)
+        finally:
+            other(alarm)
+
+    return tell
+
+
 class Board:
     """The alarms that stand. Each change goes to the log and to the owner's listener."""
 

@@ -26,7 +26,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paywall.alarms import Listener, to_log
+from paywall import notices
+from paywall.alarms import Listener, both, to_log
 from paywall.answers import (
     asking,
     quote_headers,
@@ -42,6 +43,7 @@ from paywall.answers import (
 from paywall.chain import Chain
 from paywall.clock import steady_time
 from paywall.collector import collector_of
+from paywall.counts import FREE, QUOTED
 from paywall.declared import declared_in
 from paywall.deposit_gate import DepositRules
 from paywall.discovery import MANIFEST_PATH, bazaar, described, manifest
@@ -51,6 +53,7 @@ from paywall.exchange import Exchange, Payment, send_withheld
 from paywall.free import FreeExchange
 from paywall.gate import Gate
 from paywall.kinds import CLOSED, FixedPrice, said
+from paywall.notices import News, OnEvent
 from paywall.old_payers import answering
 from paywall.page import QUOTE, quote_page, wants_page
 from paywall.prices import ANY, Price, PriceTable, Rule
@@ -70,7 +73,9 @@ from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded
 from paywall.resources import Resources
 from paywall.routes import payment_of
+from paywall.sights import Scribe, Sight, Sights
 from paywall.stores import DEFAULT_STORE, Store, open_store
+from paywall.stores.slips import slips_of
 from paywall.tariff import Tariff, asked, price_of, tariff_of
 from paywall.terms import exchange_with_terms
 
@@ -111,7 +116,8 @@ class Paywall:
     document; `bazaar` has quotes say how a resource is called, for facilitators that list it.
 
     Workers claim and settle beside the requests, one of them at a time, as `collect` says; None
-    leaves that to `paywall claim --watch`. `alarms` is called with every `paywall.alarms.Alarm`.
+    leaves that to `paywall claim --watch`. `alarms` is called with every `paywall.alarms.Alarm`,
+    and `on_event` with every `paywall.notices.Notice` (a `Webhook` is one such listener).
 
     A deposit is a transaction at the provider's cost: of each payer, so many an hour are made that
     follow no use of the last one, and into so many channels. `instant_up_to` lets the first request
@@ -148,6 +154,7 @@ class Paywall:
         exempt: Exempt | None = None,
         collect: ClaimPolicy | None = _COLLECT,
         alarms: Listener = to_log,
+        on_event: OnEvent | None = None,
         clock: Callable[[], float] = steady_time,
     ) -> None:
         if chain.network != asset.network:
@@ -161,6 +168,8 @@ class Paywall:
             max_deposit=asset.units(max_deposit),
         )
         self.app = app
+        self.news = News(on_event)
+        alarms = both(alarms, self.news.alarm)
         self.gate = Gate(
             terms,
             open_store(store) if isinstance(store, str) else store,
@@ -173,8 +182,13 @@ class Paywall:
                 asset.units(instant_up_to) if instant_up_to is not None else 0,
                 alarms,
             ),
+            news=self.news,
         )
-        self._collector = collector_of(self.gate.store, chain, asset, collect, alarms, clock)
+        self.sights = Sights(self.news)
+        self._scribe = Scribe(self.sights, slips_of(self.gate.store))
+        self._collector = collector_of(
+            self.gate.store, chain, asset, collect, alarms, clock, self.news
+        )
         self._prices = prices or {}
         self._closed = _is_closed(unpriced)
         self._exempt = exempt
@@ -267,6 +281,7 @@ class Paywall:
 
     async def _open(self) -> None:
         await self.gate.open()
+        self._scribe.start()
         if self._collector:
             self._collector.start()
 
@@ -277,7 +292,9 @@ class Paywall:
             if self._collector:
                 await self._collector.close()
             await self._entrance.close()
+            await self._scribe.close()
             await self.gate.close()
+            await self.news.close()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Opens before the app starts, closes after it has stopped; also for an app without one."""
@@ -317,7 +334,7 @@ class Paywall:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._discovery and scope["path"].endswith(MANIFEST_PATH) and _is_ours(scope):
             return await self._manifest(scope, send)
-        quoted = None
+        quoted = rule = None
         try:
             rule = self._rule(scope)
             if rule is not None:
@@ -328,6 +345,7 @@ class Paywall:
                     price, receive = await price_of(rule, scope, receive)
                     quoted = self._quoted(rule, price)
         except Refused as refusal:
+            self.sights.refused(rule.pattern if rule else "", refusal.reason)
             return await send_refusal(scope, send, refusal)
         except (Unavailable, ConfigurationError) as error:
             log.error("not available: %s", error)
@@ -335,14 +353,16 @@ class Paywall:
         if quoted is None:
             return await self.app(scope, receive, send)
         tariff, quote = quoted
+        sight = self.sights.watch(tariff.name, send)
         if self._exempt:
             exempt, receive = await asked(self._exempt, scope, receive)
             if exempt:
-                free = FreeExchange(tariff.units, self.gate.terms.asset, scope, send)
+                sight.outcome = FREE
+                free = FreeExchange(tariff.units, self.gate.terms.asset, scope, sight)
                 return await free.run(self.app, receive)
         if tariff.terms:
-            return await self._with_terms(quote, tariff, scope, receive, send)
-        await self._priced(quote, tariff, scope, receive, send)
+            return await self._with_terms(quote, tariff, scope, receive, sight)
+        await self._priced(quote, tariff, scope, receive, sight)
 
     def _quoted(self, rule: Rule, price: FixedPrice) -> tuple[Tariff, Quote] | None:
         """A price and the ways to pay it; None when it is free."""
@@ -350,23 +370,26 @@ class Paywall:
         return (tariff, self.gate.quote(tariff.units, tariff.metered)) if tariff else None
 
     async def _with_terms(
-        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
+        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
     ) -> None:
         """A request that may be free, by a pass or because it is one of the first."""
         try:
             leave = await self._entrance.leave(tariff, scope)
         except Refused as refusal:
+            sight.refused(refusal.reason)
             more = self._challenge(tariff, scope)
             required = quote.header(self._resources.of(scope), refusal.reason.code, more=more)
-            return await send_refusal(scope, send, refusal, quote_headers(required, None))
+            return await send_refusal(scope, sight, refusal, quote_headers(required, None))
         except Unavailable as error:
             log.error("not available: %s", error)
-            return await send_unavailable(scope, send)
+            sight.unavailable()
+            return await send_unavailable(scope, sight)
         scope = without_token(scope)
         if leave is None:
-            return await self._priced(quote, tariff, scope, receive, send)
+            return await self._priced(quote, tariff, scope, receive, sight)
+        sight.outcome = FREE
         asset = self.gate.terms.asset
-        free = FreeExchange(tariff.units, asset, scope, send, leave.payer, leave.give_back)
+        free = FreeExchange(tariff.units, asset, scope, sight, leave.payer, leave.give_back)
         await free.run(self.app, receive)
 
     async def _manifest(self, scope: Scope, send: Send) -> None:
@@ -381,11 +404,13 @@ class Paywall:
         )
 
     async def _priced(
-        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, send: Send
+        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
     ) -> None:
+        send: Send = sight
         try:
             found = _payment_header(scope)
             if found is None:
+                sight.outcome = QUOTED
                 return await self._quote(quote, tariff, scope, send)
             name, header = found
             if name == _V1:
@@ -396,14 +421,18 @@ class Paywall:
             admission = await self.gate.admit(header, quote, _asked(scope), tariff.name)
             exchange = await self._exchange(admission, tariff, scope, receive, send)
         except Refused as refusal:
+            sight.refused(refusal.reason)
             return await self._refuse(scope, send, quote, refusal)
         except Unavailable as error:
             log.error("payment not processed: %s", error)
+            sight.unavailable()
             return await send_unavailable(scope, send)
         if exchange is not None:
             return await exchange.run(self.app)
         if isinstance(admission, Refunded):
             channel_id = show_bytes(admission.channel_id)
+            sight.outcome = FREE
+            self.news.tell(notices.Refunded(self.news.now, channel_id))
             return await send_refund(scope, send, channel_id, admission.receipt)
         assert isinstance(admission, Repeated), "there is nothing else"
         await send_repeated(send, admission.answer, admission.receipt)

@@ -7,12 +7,15 @@ it, and it stops with the app: what it had sent is written down, and taken up by
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
+from paywall import telling
 from paywall.alarms import Listener, to_log
 from paywall.chain import Chain
 from paywall.chain.claimer import Claimer
 from paywall.chain.own import OwnChain
 from paywall.clock import steady_time
+from paywall.notices import NOBODY, News
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.money import KNOWN_ASSETS, Asset
 from paywall.stores import Store
@@ -49,6 +52,7 @@ def collector_of(
     policy: ClaimPolicy | None,
     alarms: Listener = to_log,
     clock: Callable[[], float] = steady_time,
+    news: News = NOBODY,
 ) -> Collector | None:
     """A collector for what an app earns; None when the owner wants none, or the chain has none:
 
@@ -58,5 +62,6 @@ def collector_of(
         return None
     policy.of(asset)  # an amount that is none shows at start
     assets = {**KNOWN_ASSETS, (asset.network, asset.address): asset}
-    claimer = Claimer(store, chain, policy, alarms, assets=assets, clock=clock)
+    hear = partial(telling.done, news)
+    claimer = Claimer(store, chain, policy, alarms, assets=assets, clock=clock, hear=hear)
     return Collector(claimer, policy.poll_seconds)

@@ -16,13 +16,14 @@ from functools import lru_cache
 from secrets import token_urlsafe
 from typing import Final
 
-from paywall import receipts
+from paywall import receipts, telling
 from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.clock import steady_time
 from paywall.deposit_gate import DepositRules, Deposits, Filled, has_failed
 from paywall.exact_gate import ExactGate, ExactRules, is_exact
 from paywall.mirror import PAUSES_SECONDS, Mirror
+from paywall.notices import NOBODY, News
 from paywall.protocol import once
 from paywall.protocol.channel import NeedsChain, RefusedByChannel, Standing
 from paywall.protocol.errors import (
@@ -79,11 +80,13 @@ class Gate:
         exact: ExactRules | None = None,
         channels: bool = True,
         deposits: DepositRules = _DEPOSITS,
+        news: News = NOBODY,
     ) -> None:
         self.terms = terms
         self.store = store
         self.chain = chain
         self._clock = clock
+        self._news = news
         self._chores = Chores()
         self._refused = RefusalQueue()
         self._mirror = Mirror(store, chain, self._chores, clock)
@@ -232,7 +235,7 @@ class Gate:
         network = self.terms.asset.network
         if filled is None:
             return Admission(request, price, payment, standing, network, ticket, route=route)
-        return Admission(
+        admission = Admission(
             request,
             price,
             payment,
@@ -244,6 +247,8 @@ class Gate:
             filled.funding,
             route,
         )
+        telling.deposited(self._news, admission)
+        return admission
 
     async def _reserve(
         self, payment: VoucherPayment, price: int, request: str, ticket: Ticket | None
@@ -287,7 +292,9 @@ class Gate:
         fail even now, and so may a deposit that was trusted, unless the answer `is_out`: Refused.
         """
         if isinstance(admission, ExactAdmission):
-            return await self._transfers.charge(admission, amount, answer)
+            receipt = await self._transfers.charge(admission, amount, answer)
+            telling.charged(self._news, admission, admission.fits(amount))
+            return receipt
         if has_failed(admission.funding) and not is_out:
             await self.release(admission)
             raise Refused(Reason.DEPOSIT_FAILED)
@@ -299,6 +306,7 @@ class Gate:
             )
         finally:
             self._running.pop((channel_id, admission.request), None)
+        telling.charged(self._news, admission, amount)
         return receipts.paid(admission, standing.chain, amount, standing.charged)
 
     def ceiling_receipt(self, admission: Admitted) -> str:

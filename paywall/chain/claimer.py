@@ -18,7 +18,7 @@ from typing import Final
 
 from paywall.alarms import Board, ChainUnreachable, JobFailed, Listener, to_log
 from paywall.chain import Chain, Mined
-from paywall.chain.desk import Desk
+from paywall.chain.desk import Deed, Desk
 from paywall.chain.errands import Claimed as Claimed
 from paywall.chain.errands import Done as Done
 from paywall.chain.errands import Settled as Settled
@@ -46,10 +46,16 @@ ALL_ROWS: Final = 1_000_000
 assert 2 * RENEW_SECONDS < LEASE_SECONDS, "one missed renewal must not lose the lease"
 
 
+def job_on(network: str) -> str:
+    """The name of the lease, under which the desk's notes are."""
+    return f"claims:{network}"
+
+
 class Claimer:
     """Claims and watches for one store on one network, while the lease is its own.
 
-    `alarms` is told of what the owner must hear; `watch` None leaves the log to somebody else.
+    `alarms` is told of what the owner must hear, and `hear` of every transaction that was mined;
+    `watch` None leaves the log to somebody else.
     """
 
     def __init__(
@@ -62,13 +68,15 @@ class Claimer:
         watch: Watch | None = Watch(),  # noqa: B008 (a frozen value)
         assets: Assets = KNOWN_ASSETS,
         clock: Callable[[], float] = steady_time,
+        hear: Callable[[Deed], None] = lambda deed: None,
     ) -> None:
         self._store = store
+        self._hear = hear
         self._chain = chain
         self._policy = policy or ClaimPolicy()
         self._assets = assets
         self._clock = clock
-        self._job = f"claims:{chain.network}"
+        self._job = job_on(chain.network)
         self._owner = token_hex(8)
         self.board = Board(alarms)
         self._watcher = Watcher(store, chain, self.board, watch, clock) if watch else None
@@ -87,7 +95,7 @@ class Claimer:
             await self._judge_the_holder()
             return None
         async with self._renewed():
-            return await self._round(Desk(self._store, self._job, token))
+            return await self._round(Desk(self._store, self._job, token, self._hear))
 
     async def close(self) -> None:
         """Gives the lease back, so that another process goes on at once."""

@@ -10,8 +10,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from paywall.protocol.channel import Channel
-from paywall.protocol.money import Address
+from paywall.protocol.money import ZERO_ADDRESS, Address
 from paywall.stores import Store
+
+MAX_DEEDS: Final = 100
+"""Deeds that the journal keeps."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -52,6 +55,61 @@ class Aside(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
+CLAIM: Final = "claim"
+SETTLEMENT: Final = "settlement"
+RESUMED: Final = "resumed"
+
+
+class Deed(msgspec.Struct, frozen=True, array_like=True):
+    """A transaction that was mined, for people who want to know what was done. Append fields only.
+
+    A journal and not the books: whoever dies between the mining and the writing leaves a gap.
+    `amount` is in atomic units of `token`, zero where it is not known (a transaction that a
+    predecessor had sent: `resumed`).
+    """
+
+    at_ms: int
+    kind: str
+    transaction: bytes
+    fee_wei: int
+    gas: int
+    channels: int = 0
+    amount: int = 0
+    receiver: Address = ZERO_ADDRESS
+    token: Address = ZERO_ADDRESS
+
+
+class Deeds(msgspec.Struct, frozen=True, array_like=True):
+    """The journal's last pages, and what all of it came to. Append fields only."""
+
+    last: tuple[Deed, ...] = ()
+    fee_wei: int = 0
+    transactions: int = 0
+    claimed: int = 0
+
+    def also(self, deed: Deed) -> "Deeds":
+        return Deeds(
+            (*self.last, deed)[-MAX_DEEDS:],
+            self.fee_wei + deed.fee_wei,
+            self.transactions + 1,
+            self.claimed + (deed.amount if deed.kind == CLAIM else 0),
+        )
+
+
+class Outlook(msgspec.Struct, frozen=True, array_like=True):
+    """What the last round found: what waits and why, what gas costs, and which alarms stand.
+
+    `waiting` is (reason, channels, atomic units), `alarms` (name, subject, text).
+    Append fields only.
+    """
+
+    at_ms: int
+    price_wei: int = 0
+    swept_at_ms: int | None = None
+    waiting: tuple[tuple[str, int, int], ...] = ()
+    alarms: tuple[tuple[str, str, str], ...] = ()
+
+
 _T = TypeVar("_T")
 _encode: Final[Callable[[object], bytes]] = msgspec.msgpack.Encoder().encode
 
@@ -59,9 +117,12 @@ _encode: Final[Callable[[object], bytes]] = msgspec.msgpack.Encoder().encode
 class Desk:
     """Typed notes. Writing raises LeaseLost when somebody else has taken over."""
 
-    def __init__(self, store: Store, job: str, token: int) -> None:
+    def __init__(
+        self, store: Store, job: str, token: int, hear: Callable[[Deed], None] = lambda deed: None
+    ) -> None:
         self._store = store
         self._job = job
+        self._hear = hear
         self.token = token
 
     async def cursor(self) -> Cursor | None:
@@ -110,6 +171,20 @@ class Desk:
 
     async def put_swept_at_ms(self, now_ms: int) -> None:
         await self._write("swept", now_ms)
+
+    async def deeds(self) -> Deeds:
+        return await self._read("deeds", Deeds, Deeds())
+
+    async def put_deed(self, deed: Deed) -> None:
+        """Writes it into the journal, and tells whoever wants to hear of it."""
+        self._hear(deed)
+        await self._write("deeds", (await self.deeds()).also(deed))
+
+    async def outlook(self) -> Outlook | None:
+        return await self._read("outlook", Outlook | None, None)
+
+    async def put_outlook(self, outlook: Outlook) -> None:
+        await self._write("outlook", outlook)
 
     async def _read(self, key: str, kind: object, default: _T) -> _T:
         data = await self._store.note(f"{self._job}/{key}")

@@ -19,14 +19,14 @@ from paywall.alarms import (
     TransactionStuck,
 )
 from paywall.chain import Mined
-from paywall.chain.desk import Aside, Desk, Errand
+from paywall.chain.desk import CLAIM, RESUMED, SETTLEMENT, Aside, Deed, Desk, Errand
 from paywall.chain.own import FeeTooHigh, InFlight, OwnChain, Written
 from paywall.chain.sift import sift
 from paywall.chain.watcher import in_turns, note_withdrawals, reread
 from paywall.protocol.channel import Channel
 from paywall.protocol.claims import Batch, Plan, claimable_total
 from paywall.protocol.errors import OutOfGas, Reverted, TransactionPending
-from paywall.protocol.money import Address
+from paywall.protocol.money import ZERO_ADDRESS, Address
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import Store
 
@@ -95,6 +95,7 @@ class Errands:
         await self._finish(errand.name, errand.channels)
         if mined:
             self.done.resumed.append(mined)
+            await self._desk.put_deed(self._deed(RESUMED, mined, len(errand.channels)))
 
     async def _claim(self, batch: Batch) -> None:
         good, bad = await sift(self._chain, batch)
@@ -114,6 +115,11 @@ class Errands:
             return self._ring_failed(mined.transaction)
         self._board.lift(ClaimFailed, self._chain.network)
         self.done.claimed.append(Claimed(good, mined))
+        config = good.channels[0].config
+        deed = self._deed(
+            CLAIM, mined, len(good.channels), good.amount, config.receiver, config.token
+        )
+        await self._desk.put_deed(deed)
 
     async def _settle(self, receiver: Address, token: Address, amount: int) -> None:
         name = f"settle-{token_hex(4)}"
@@ -128,6 +134,20 @@ class Errands:
         self._board.lift(PoisonRow, show_address(receiver))
         if mined:
             self.done.settled.append(Settled(receiver, token, amount, mined))
+            await self._desk.put_deed(self._deed(SETTLEMENT, mined, 0, amount, receiver, token))
+
+    def _deed(
+        self,
+        kind: str,
+        mined: Mined,
+        channels: int = 0,
+        amount: int = 0,
+        receiver: Address = ZERO_ADDRESS,
+        token: Address = ZERO_ADDRESS,
+    ) -> Deed:
+        at_ms, transaction = self._now_ms, mined.transaction
+        fee_wei, gas = mined.fee_wei, mined.gas
+        return Deed(at_ms, kind, transaction, fee_wei, gas, channels, amount, receiver, token)
 
     # -- Books -----------------------------------------------------------------------------------
 

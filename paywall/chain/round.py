@@ -7,7 +7,7 @@ work on: who owes, who withdraws, what was set aside, and of what the owner must
 from typing import Final
 
 from paywall.alarms import Board, ClaimLate, GasTooDear, MoneyLost, PoisonRow
-from paywall.chain.desk import Aside, Desk
+from paywall.chain.desk import Aside, Desk, Outlook
 from paywall.chain.errands import Done, Errands
 from paywall.chain.own import OwnChain
 from paywall.chain.watcher import in_turns, note_withdrawals, reread
@@ -21,6 +21,8 @@ from paywall.stores import Store
 
 MAX_ROWS: Final = 5_000
 """How many of those who owe are looked at in one round, the largest sums first."""
+MAX_ALARMS: Final = 50
+"""Standing alarms that are written down for people to see."""
 ASIDE_MS: Final = 3_600_000
 """How long a row stays set aside that does not change."""
 
@@ -55,7 +57,23 @@ class Round:
         if goes_on and await self._claim_all(plan):
             await self._settle_all(plan, situation)
         await self._report(plan, situation)
+        await self._desk.put_outlook(self._outlook(plan, situation))
         return self._errands.done
+
+    def _outlook(self, plan: Plan, situation: Situation) -> Outlook:
+        waiting: dict[str, tuple[int, int]] = {}
+        for channel in plan.waiting:
+            why = plan.why[channel.channel_id].value
+            count, amount = waiting.get(why, (0, 0))
+            waiting[why] = count + 1, amount + channel.unclaimed
+        alarms = tuple((type(a).__name__, a.subject, a.text) for a in self._board.standing)
+        return Outlook(
+            self._now_ms,
+            situation.costs.price_wei,
+            situation.swept_at_ms,
+            tuple((why, *sums) for why, sums in sorted(waiting.items())),
+            alarms[:MAX_ALARMS],
+        )
 
     async def plan(self) -> tuple[Plan, Situation]:
         """What is to be done now, and what that depends on."""
