@@ -133,8 +133,11 @@ class Books:
 
         def undone(account: Account, payment: InFlight) -> Account:
             nobody_else = self._clock() < payment.started + DEPOSIT_WAIT_SECONDS
-            first = promise.first_deposit and nobody_else
-            return replace(account, deposit=None) if first else account
+            if promise.first_deposit and nobody_else:
+                account = replace(account, deposit=None)
+            if account.signed == payment.amount:
+                account = replace(account, signed=account.signed - payment.raised)
+            return account
 
         self._end(promise, undone, "unsent", promise.intent.price)
 

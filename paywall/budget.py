@@ -84,22 +84,24 @@ class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Wish:
-    """A payment that is about to be promised, and by how much it raises the outlay."""
+    """A payment that is about to be promised, by how much it raises the outlay, and what its host
+    can have."""
 
     origin: str
     asset: Asset
     price: int
     outlay: int
+    promised: int
 
 
 def refuse_over_budget(
-    policy: Policy, spending: Spending, host_spent: int, wish: Wish, now: float
+    policy: Policy, spending: Spending, host_promised: int, wish: Wish, now: float
 ) -> None:
     """Raises OverBudget for what the owner's ceilings do not leave room for."""
     if wish.price > policy.per_request:
         _refuse(wish, "per_request", policy.per_request, 0, None)
-    if policy.per_host is not None and host_spent + wish.price > policy.per_host:
-        _refuse(wish, "per_host", policy.per_host, host_spent, None)
+    if policy.per_host is not None and host_promised + wish.promised > policy.per_host:
+        _refuse(wish, "per_host", policy.per_host, host_promised, None)
     for name, ceiling, window, slots in (
         ("per_minute", policy.per_minute, MINUTE, spending.minute),
         ("per_day", policy.per_day, DAY, spending.day),

@@ -41,7 +41,7 @@ class Limits(TypedDict, total=False):
     per_request: str
     """No request costs more. One cent."""
     per_host: str
-    """What one host gets altogether."""
+    """What one host gets altogether: all that was signed for it, also what it says it refused."""
     per_minute: str
     """What is spent in any 60 seconds."""
     per_day: str

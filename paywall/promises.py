@@ -189,6 +189,7 @@ class Promises:
                 serial=serial,
                 first=first,
                 path=promise.path,
+                raised=_raised(account, promise.amount),
             )
         )
 
@@ -220,9 +221,10 @@ class Promises:
 
     def _refuse_over_budget(self, account: Account, intent: Intent, now: float) -> None:
         more = max(0, account.spent + intent.price - account.outlay)
-        wish = Wish(intent.origin, intent.asset, intent.price, more)
-        totals, host_spent = self._file.totals(), self._file.host_spent(intent.origin)
-        refuse_over_budget(self._policy, totals, host_spent, wish, now)
+        raised = _raised(account, _next_total(account, intent))
+        wish = Wish(intent.origin, intent.asset, intent.price, more, raised)
+        totals, promised = self._file.totals(), self._file.host_promised(intent.origin)
+        refuse_over_budget(self._policy, totals, promised, wish, now)
 
     def _refuse_unapproved(self, promise: Promise, approved: int) -> None:
         """Raises ApprovalNeeded for more than the owner wants to leave the wallet unasked."""
@@ -247,6 +249,11 @@ def new_account(intent: Intent) -> Account:
         config=bytes(batch.config_wire(intent.config)),
         in_flight=intent.in_flight,
     )
+
+
+def _raised(account: Account, amount: int) -> int:
+    """How much more than before the provider can claim with a voucher of this total."""
+    return max(0, amount - account.signed)
 
 
 def _next_total(account: Account, intent: Intent) -> int:

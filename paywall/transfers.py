@@ -76,12 +76,13 @@ class Transfers:
             promise = self._promised(intent, path, int(now))
             self._free_expired(int(now))
             refuse_stopped(self._file, intent.origin)
-            wish = Wish(intent.origin, intent.asset, intent.price, intent.price)
-            host_spent = self._file.host_spent(intent.origin)
-            refuse_over_budget(self._policy, self._file.totals(), host_spent, wish, now)
+            price = intent.price
+            wish = Wish(intent.origin, intent.asset, price, outlay=price, promised=price)
+            promised = self._file.host_promised(intent.origin)
+            refuse_over_budget(self._policy, self._file.totals(), promised, wish, now)
             self._refuse_unapproved(promise, approved)
             self._file.put_transfer(_row(promise, now))
-            self._file.count(intent.origin, intent.price, intent.price, now)
+            self._count(intent.origin, price, now)
         self._file.flush()
         return promise
 
@@ -106,7 +107,11 @@ class Transfers:
         """Those that were refused cost nothing any more; of the others nobody has said that."""
         for row in self._file.take_expired_transfers(now - MAX_CLOCK_SKEW_SECONDS):
             if row.refused:
-                self._file.count(row.origin, -row.price, -row.price, row.started)
+                self._count(row.origin, -row.price, row.started)
+
+    def _count(self, origin: str, amount: int, at: float) -> None:
+        self._file.count(amount, amount, at)
+        self._file.count_promised(origin, amount)
 
     def settle(self, promise: ExactPromise, receipt: SettlementResponse) -> int:
         """Takes over a receipt, and returns what it says was paid.
@@ -136,7 +141,7 @@ class Transfers:
         price = promise.intent.price
         with self._ending(promise, "unsent") as row:
             if row:
-                self._file.count(row.origin, -price, -price, row.started)
+                self._count(row.origin, -price, row.started)
 
     def keep(self, promise: ExactPromise) -> None:
         """It was taken, or nobody knows: it is spent."""

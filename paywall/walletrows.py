@@ -1,7 +1,7 @@
 """What a wallet remembers, as values; and what a keeper of them must be able to do.
 
     channel.charged     what the provider was paid so far, as receipts have said
-    channel.signed      the highest total ever promised; never lowered
+    channel.signed      the highest total that a provider can have seen
     channel.balance     what is in the channel, as far as this agent knows
     channel.flying      prices of the requests in flight; one payment row for each of them
     channel.doubtful    prices of payments that were refused or failed, and perhaps taken after all
@@ -92,7 +92,8 @@ class Account(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class InFlight(msgspec.Struct, frozen=True, omit_defaults=True):
     """A payment that has left, or is about to. `first`: nobody else was in flight then; `serial`
-    is its number among all that were begun on the channel."""
+    is its number among all that were begun on the channel; `raised` by how much it raised what was
+    signed."""
 
     payment_id: str
     channel_id: bytes
@@ -102,6 +103,7 @@ class InFlight(msgspec.Struct, frozen=True, omit_defaults=True):
     serial: int = 0
     first: bool = False
     path: str = ""
+    raised: int = 0
 
 
 class SignedTransfer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -135,21 +135,24 @@ class WalletState:
             row = self._get(_SPENDING)
             return _spending.decode(row) if row else Spending()
 
-    def host_spent(self, origin: str) -> int:
+    def host_promised(self, origin: str) -> int:
+        """What this host can have: what was signed for it, whether it says that it took it or
+        not."""
         row = self._get(_host_key(origin))
         return int(row) if row else 0
 
-    def count(
-        self, origin: str, spent: int, outlay: int, at: float, dated: int | None = None
-    ) -> None:
-        """Adds to all sums, or takes off (negative). `dated` of it (or all) was begun at `at`."""
+    def count(self, spent: int, outlay: int, at: float, dated: int | None = None) -> None:
+        """Adds to the sums, or takes off (negative). `dated` of it (or all) was begun at `at`."""
         assert self._changing
-        if not (spent or outlay or dated):
-            return
-        self._spending = self.totals().changed(spent, outlay, at, self._clock(), dated)
-        if spent:
-            left = max(0, self.host_spent(origin) + spent)
-            self._put(_host_key(origin), str(left).encode() if left else None)
+        if spent or outlay or dated:
+            self._spending = self.totals().changed(spent, outlay, at, self._clock(), dated)
+
+    def count_promised(self, origin: str, more: int) -> None:
+        """Adds to what a host can have, or takes off (negative) what it never saw."""
+        assert self._changing
+        if more:
+            sum_ = max(0, self.host_promised(origin) + more)
+            self._put(_host_key(origin), str(sum_).encode() if sum_ else None)
 
     # -- Channels --------------------------------------------------------------------------------
 
@@ -181,7 +184,8 @@ class WalletState:
         spent = account.spent - (before.spent if before else 0)
         outlay = account.outlay - (before.outlay if before else 0)
         when = self._clock() if at is None else at
-        self.count(account.origin, spent, outlay, when, max(0, spent) if dated is None else dated)
+        self.count(spent, outlay, when, max(0, spent) if dated is None else dated)
+        self.count_promised(account.origin, account.signed - (before.signed if before else 0))
         self._accounts[account.channel_id] = account
         self._put(_channel_key(account.channel_id), _encode(account))
 

@@ -29,7 +29,7 @@ spends = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 50)), max_size=60)
 
 
 def wish(price: int = 10, outlay: int = 0) -> Wish:
-    return Wish(ORIGIN, ASSET, price, outlay)
+    return Wish(ORIGIN, ASSET, price, outlay, promised=price)
 
 
 def refused(policy: Policy, spending: Spending, price: int, now: float) -> OverBudget | None:
@@ -209,4 +209,42 @@ def test_case_45_a_lower_total_gives_back_no_more_of_a_minute_than_its_own_payme
     with pytest.raises(OverBudget) as refusal:
         wallet.books.begin(intent)
     assert refusal.value.left == 0
+    wallet.close()
+
+
+def test_case_45_a_host_that_refuses_and_keeps_the_vouchers_can_claim_no_more_than_its_ceiling():
+    """By its receivers it has many channels, and on each it says that it took nothing."""
+    wallet = make_wallet(per_host="$0.003")
+    limits = set()
+    for receiver in range(1, 9):
+        told = quote(offer(window=None, payTo="0x" + f"{receiver:040x}"))
+        for _ in range(3):
+            try:
+                wallet.books.release(wallet.books.begin(wallet.choose(ORIGIN, told)))
+            except OverBudget as refusal:
+                limits.add(refusal.limit)
+    claimable = sum(account.signed for account in wallet.file.accounts())
+    assert (claimable, limits, wallet.spent()) == (3_000, {"per_host"}, 0)
+    wallet.close()
+
+
+def test_what_was_refused_is_free_for_the_same_channel():
+    wallet = make_wallet(per_host="$0.001")
+    intent = wallet.choose(ORIGIN, quote(offer(window=None)))
+    for _ in range(3):
+        wallet.books.release(wallet.books.begin(intent))
+    settled(wallet, wallet.books.begin(intent))
+    assert (wallet.spent(), wallet.file.host_promised(ORIGIN)) == (PRICE, PRICE)
+    wallet.close()
+
+
+def test_what_never_left_is_free_for_everybody():
+    wallet = make_wallet(per_host="$0.003")
+    settled(wallet, wallet.books.begin(want(wallet)))
+    for _ in range(3):
+        first, second = wallet.books.begin(want(wallet)), wallet.books.begin(want(wallet))
+        wallet.books.unsent(second)
+        wallet.books.unsent(first)
+        assert wallet.file.host_promised(ORIGIN) == PRICE
+    assert wallet.books.begin(want(wallet)).amount == 2 * PRICE
     wallet.close()

@@ -97,20 +97,20 @@ def test_the_totals_are_the_sums_over_all_channels(open_: Open) -> None:
 
 def test_a_host_is_counted_over_all_its_ports(open_: Open) -> None:
     state = open_()
-    put(state, account(1, charged=5), account(2, charged=7, origin="https://a.example:8443"))
-    put(state, account(3, charged=9, origin="https://b.example:443"))
-    assert [state.host_spent(f"https://{name}.example:1") for name in "abc"] == [12, 9, 0]
+    put(state, account(1, signed=5), account(2, signed=7, origin="https://a.example:8443"))
+    put(state, account(3, signed=9, origin="https://b.example:443"))
+    assert [state.host_promised(f"https://{name}.example:1") for name in "abc"] == [12, 9, 0]
 
 
 def test_a_change_sees_what_it_has_written(open_: Open) -> None:
     state = open_()
     with state.change():
-        state.put(account(charged=5))
+        state.put(account(charged=5, signed=6))
         state.add(InFlight("pay_1", CHANNEL, 1, 2, 3.0))
-        assert state.account(CHANNEL) == account(charged=5)
-        assert (sums(state), state.host_spent(ORIGIN)) == ((5, 5), 5)
+        assert state.account(CHANNEL) == account(charged=5, signed=6)
+        assert (sums(state), state.host_promised(ORIGIN)) == ((5, 5), 6)
         assert [payment.payment_id for payment in state.payments(CHANNEL)] == ["pay_1"]
-        assert state.accounts() == [account(charged=5)]
+        assert state.accounts() == [account(charged=5, signed=6)]
         state.take(CHANNEL, "pay_1")
         assert state.payments(CHANNEL) == []
 

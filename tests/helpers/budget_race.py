@@ -123,7 +123,7 @@ def judged(wallet: Wallet, racers: list[Racer], denials: list[str]) -> Outcome:
         ("per_minute", policy.per_minute, most_within(charges, MINUTE_SECONDS)),
         ("per_day", policy.per_day, most_within(charges, DAY_SECONDS)),
     ]
-    hosts = {wallet.file.host_spent(account.origin) for account in wallet.file.accounts()}
+    hosts = {wallet.file.host_promised(account.origin) for account in wallet.file.accounts()}
     bounds.append(("per_host", policy.per_host, max(hosts, default=0)))
     for name, ceiling, found in bounds:
         if ceiling is not None and found > ceiling:
