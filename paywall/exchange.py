@@ -143,11 +143,38 @@ class Exchange:
     async def run(self, app: ASGIApp) -> None:
         """Runs the app; whatever happens, the exchange reaches its end."""
         try:
-            await app(self._scope, self._receive, self.send)
+            if self._metered:
+                await self._bounded(app)
+            else:
+                await app(self._scope, self._receive, self.send)
         finally:
             self._receive.close()
             if self._open:
                 await finish(self._end())
+
+    async def _bounded(self, app: ASGIApp) -> None:
+        """A metered answer that takes too long is charged as far as it went, and breaks off.
+
+        Other answers are charged when they begin.
+        """
+        assert self._open is not None, "it has not begun"
+        limit = asyncio.timeout(None)
+
+        def cut() -> None:
+            if self._open:
+                self._muted = True
+                end_apart(self._end())  # at once, whatever the app makes of being stopped
+                limit.reschedule(0)
+
+        try:
+            async with limit:
+                self._gate.cut_by(self._open, cut)
+                await app(self._scope, self._receive, self.send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if not self._answered:
+                await send_unavailable(self._scope, self._send)
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -233,6 +260,8 @@ class Exchange:
 
     async def _end(self) -> None:
         """The answer is over, or will never come: charge what was metered, or release."""
+        if self._open is None:
+            return  # it took too long, and was ended a moment ago
         if not self._answered:
             await self._release()
             return
@@ -275,10 +304,15 @@ async def send_withheld(gate: Gate, scope: Scope, send: Send, refusal: Refused) 
 
 async def finish(ending: Coroutine[Any, Any, _T]) -> _T:
     """Awaits an ending that goes on even if this request is cancelled meanwhile."""
+    return await asyncio.shield(end_apart(ending))
+
+
+def end_apart(ending: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    """An ending in a task of its own."""
     task = asyncio.create_task(ending)
     _PENDING.add(task)
     task.add_done_callback(_PENDING.discard)
-    return await asyncio.shield(task)
+    return task
 
 
 class _Listener:

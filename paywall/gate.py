@@ -50,6 +50,7 @@ from paywall.quote import Offer, Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded, Refunds
 from paywall.refusal_queue import RefusalQueue
+from paywall.running import Cut, Running
 from paywall.stores import Store
 
 log = logging.getLogger("paywall.gate")
@@ -107,7 +108,7 @@ class Gate:
         if exact:
             paid = ExactTerms(terms.asset, terms.pay_to, terms.timeout_seconds)
             self._exact = ExactGate(paid, exact, store, chain, self._chores, clock)
-        self._running: dict[tuple[bytes, str], None] = {}
+        self._running = Running(terms.withdraw_delay_seconds, clock)
         self._renewer: asyncio.Task[None] | None = None
         self.quote = lru_cache(maxsize=1024)(self._quote)
 
@@ -231,7 +232,7 @@ class Gate:
         filled: Filled | None = None,
         deposited: int = 0,
     ) -> Admission:
-        self._running[payment.channel_id, request] = None
+        self._running.begin((payment.channel_id, request))
         network = self.terms.asset.network
         if filled is None:
             return Admission(request, price, payment, standing, network, ticket, route=route)
@@ -305,7 +306,7 @@ class Gate:
                 channel_id, admission.request, amount, ticket, kept, admission.line(amount)
             )
         finally:
-            self._running.pop((channel_id, admission.request), None)
+            self._running.end((channel_id, admission.request))
         telling.charged(self._news, admission, amount)
         return receipts.paid(admission, standing.chain, amount, standing.charged)
 
@@ -315,12 +316,17 @@ class Gate:
         price, standing = admission.price, admission.standing
         return receipts.paid(admission, standing.chain, price, standing.charged + price)
 
+    def cut_by(self, admission: Admitted, cut: Cut) -> None:
+        """How a metered answer is ended and charged that takes too long."""
+        assert isinstance(admission, Admission), "what is metered is not paid by transfers"
+        self._running.cut_by((admission.payment.channel_id, admission.request), cut)
+
     async def release(self, admission: Admitted) -> str | None:
         """Lets a request go uncharged; a receipt only where money was moved for it."""
         if isinstance(admission, ExactAdmission):
             return await self._transfers.release(admission)
         channel_id, standing = admission.payment.channel_id, admission.standing
-        self._running.pop((channel_id, admission.request), None)
+        self._running.end((channel_id, admission.request))
         await self.store.release(channel_id, admission.request, admission.ticket)
         if not admission.deposited or has_failed(admission.funding):
             return None
@@ -376,13 +382,23 @@ class Gate:
                 break
         log.error("a request of channel %s was not charged", admission.payment.channel_id.hex())
 
+    def _end_overdue(self) -> None:
+        """A request that its client can draw out is not charged when its channel is empty."""
+        for (channel_id, request), cut in self._running.overdue():
+            log.warning("a request of channel %s took too long", channel_id.hex())
+            if cut:
+                cut()
+            else:
+                self._chores.behind(self._clear(channel_id, request, None))
+
     async def _renew_forever(self) -> None:
         """Keeps the holds of requests that take longer than a hold lasts."""
         while True:
-            before = list(self._running)
+            before = self._running.keys()
             await asyncio.sleep(HOLD_RENEW_SECONDS)
-            held = [*(before & self._running.keys())]
             try:
+                self._end_overdue()
+                held = [*(before & self._running.keys())]
                 if held:
                     await self.store.renew(held)
                 if self._exact:

@@ -2,13 +2,17 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from helpers.chain import eventually
 from helpers.provider import (
     PRICE,
     PRICED,
+    TERMS,
     Agent,
     Answer,
     Client,
@@ -35,6 +39,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.asgi import Paywall, payment_of
 from paywall.kinds import upto
+from paywall.protocol.limits import REQUEST_DELAY_SHARE
 
 METERED = {"/priced": upto(PRICED)}
 
@@ -53,6 +58,25 @@ def serving(endpoint: Any) -> ASGIApp:
 async def _connected(app: ASGIApp, client: Client) -> None:
     """A paid request by a client that the test holds in its hand."""
     await app(scope_of(headers=paying(Agent().pay(1000))), client.receive, client.send)
+
+
+@pytest.fixture
+async def drawn_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[Paywall], Awaitable[None]]:
+    """Lets the longest time go by that a request may take."""
+    monkeypatch.setattr("paywall.gate.HOLD_RENEW_SECONDS", 0.002)
+    later = 0.0
+
+    def clock() -> float:
+        return time.time() + later
+
+    async def go_by(wall: Paywall) -> None:
+        nonlocal later
+        wall.gate._running._clock = clock
+        later = TERMS.withdraw_delay_seconds / REQUEST_DELAY_SHARE
+        await eventually(lambda: len(wall.gate._running) == 0)
+        await turns(10)
+
+    return go_by
 
 
 # -- The charging rule ---------------------------------------------------------------------------
@@ -333,6 +357,52 @@ async def test_case_13_a_metered_stream_that_breaks_costs_what_was_charged() -> 
     with pytest.raises(LookupError):
         await buy(wall, 1000)
     assert await charged(wall) == 400
+
+
+async def test_case_33_a_metered_stream_that_is_read_too_slowly_is_charged_and_breaks_off(
+    drawn_out: Callable[[Paywall], Awaitable[None]],
+) -> None:
+    class Slow(Client):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if message.get("body") == b"1":
+                await asyncio.Event().wait()
+
+    async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        """One that goes on although it was stopped."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(3):
+            with suppress(asyncio.CancelledError):
+                part = {"type": "http.response.body", "body": b"%d" % number, "more_body": True}
+                scope["payment"].charge("$0.0001")
+                await send(part)
+
+    for app in (streaming("$0.0001", "$0.0001", "$0.0001"), stubborn):
+        wall, client = provider(app, METERED), Slow()
+        asking = asyncio.create_task(_connected(wall, client))
+        await until(lambda: client.answer.body == b"01")  # noqa: B023 (awaited here)
+        await drawn_out(wall)
+        assert await charged(wall) == 200
+        await asyncio.gather(asking, return_exceptions=True)
+        assert client.answer.body == b"01"
+        assert await charged(wall) == 200
+        await wall.close()
+
+
+async def test_case_33_a_metered_request_whose_upload_is_drawn_out_is_not_served(
+    drawn_out: Callable[[Paywall], Awaitable[None]],
+) -> None:
+    async def patient(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(await request.body())
+
+    wall, client = provider(serving(patient), METERED), Client([])
+    asking = asyncio.create_task(_connected(wall, client))
+    await until(lambda: client.reads)
+    await drawn_out(wall)
+    await asking
+    _apology(client.answer)
+    assert await charged(wall) == 0
+    await wall.close()
 
 
 async def test_case_13_a_metered_stream_that_never_charges_costs_its_ceiling() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from helpers.chain import eventually
 from helpers.channels import CONFIG, NETWORK, STRANGER, config
 from helpers.provider import (
     PRICE,
@@ -37,6 +38,7 @@ from paywall.protocol.limits import (
     MAX_HOLDS,
     MAX_PAYMENT_HEADER_BYTES,
     REFUND_HOLD_SECONDS,
+    REQUEST_DELAY_SHARE,
 )
 from paywall.protocol.x402 import Resource, show_address, show_bytes
 from paywall.quote import Quote
@@ -603,7 +605,7 @@ async def test_holds_of_long_handlers_are_renewed(
     monkeypatch.setattr(gates, "HOLD_RENEW_SECONDS", 0.002)
     await house.gate.open()
     admission = await house.pay(1000)
-    for _ in range(5):
+    for _ in range(4):
         house.clock.now += HOLD_SECONDS * 0.6
         await asyncio.sleep(0.01)
     assert decoded(await house.gate.charge(admission, PRICE))["success"]
@@ -629,10 +631,26 @@ async def test_a_renewer_outlives_its_failures(
     assert decoded(await house.gate.charge(admission, PRICE))["success"]
 
 
+async def test_case_33_a_request_that_is_drawn_out_is_not_renewed_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.gate.close()
+    monkeypatch.setattr(gates, "HOLD_RENEW_SECONDS", 0.002)
+    await house.gate.open()
+    served, late = await house.pay(1000), await house.pay(2000)
+    house.clock.now += CONFIG.withdraw_delay_seconds / REQUEST_DELAY_SHARE - 1
+    assert decoded(await house.gate.charge(served, PRICE))["success"]
+    house.clock.now += 1
+    await eventually(lambda: house.record.holds == {})
+    with pytest.raises(HoldLost):
+        await house.gate.charge(late, PRICE)
+    assert house.record.charged == PRICE
+
+
 async def test_nothing_is_renewed_for_requests_that_ended(house: House) -> None:
     await house.served(1000)
     await house.gate.release(await house.pay(2000))
-    assert house.gate._running == {}
+    assert len(house.gate._running) == 0
 
 
 async def test_case_41_a_hold_whose_confirmation_was_lost_is_dropped(house: House) -> None:

@@ -49,6 +49,9 @@ TURN_SECONDS: Final = 0.5
 HOLD_SECONDS: Final = 60
 """A hold that nobody renews is dropped after this long."""
 HOLD_RENEW_SECONDS: Final = 20
+REQUEST_DELAY_SHARE: Final = 6
+"""A request lives for a sixth of its channel's withdraw delay at most, however often its hold is
+renewed: see `paywall.running`."""
 REFUND_HOLD_SECONDS: Final = 300
 """How long a refund that is on its way to the chain keeps its part of the balance."""
 
@@ -109,6 +112,10 @@ assert MAX_HOLDS < WINDOW_VOUCHERS, "every voucher in flight must fit into the w
 assert 2 * HOLD_RENEW_SECONDS < HOLD_SECONDS, "one missed renewal must not drop a hold"
 assert len(str(UINT128_MAX)) == MAX_AMOUNT_DIGITS
 assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive its transactions"
+assert MIN_WITHDRAW_DELAY_SECONDS // REQUEST_DELAY_SHARE > 2 * HOLD_SECONDS
+assert 1 / 3 + 1 / REQUEST_DELAY_SHARE <= 1 / 2, (
+    "what is served in the first third of a withdrawal is charged in its first half"
+)
 assert MIN_WITHDRAW_DELAY_SECONDS > REFUND_HOLD_SECONDS + HOLD_SECONDS
 assert BET_LOOK_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a deposit must have had its time"
 assert DEFAULT_TIMEOUT_SECONDS <= MAX_AUTHORIZATION_SECONDS

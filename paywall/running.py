@@ -1,0 +1,52 @@
+"""The requests of channels that one worker serves: whose holds are renewed, and for how long.
+
+A payer that withdraws is served for a third of its delay. A request of then must not be charged
+when the money is gone, however slowly its client sends or reads: so none lives longer than a sixth
+of the delay, and half of it is left to claim what it came to. Who serves a metered request says how
+it is ended and charged (`Cut`); of others the hold is dropped, and a late answer is withheld.
+"""
+
+from collections.abc import Callable
+from itertools import takewhile
+
+from paywall.protocol.limits import REQUEST_DELAY_SHARE
+
+Key = tuple[bytes, str]
+"""A channel's id, and the request among those of its channel."""
+Cut = Callable[[], None]
+
+
+class Running:
+    """What one gate has let in. `clock` gives Unix seconds."""
+
+    def __init__(self, withdraw_delay_seconds: int, clock: Callable[[], float]) -> None:
+        self._longest_seconds = withdraw_delay_seconds / REQUEST_DELAY_SHARE
+        self._clock = clock
+        self._since: dict[Key, float] = {}
+        self._cuts: dict[Key, Cut] = {}
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def begin(self, key: Key) -> None:
+        self._since[key] = self._clock()
+
+    def cut_by(self, key: Key, cut: Cut) -> None:
+        """How a request is ended that takes too long; called once at most, never after `end`."""
+        self._cuts[key] = cut
+
+    def end(self, key: Key) -> None:
+        self._since.pop(key, None)
+        if self._cuts:
+            self._cuts.pop(key, None)
+
+    def keys(self) -> set[Key]:
+        return set(self._since)
+
+    def overdue(self) -> list[tuple[Key, Cut | None]]:
+        """Takes out what has run for too long; the oldest stand first."""
+        latest = self._clock() - self._longest_seconds
+        keys = [key for key, _ in takewhile(lambda one: one[1] <= latest, self._since.items())]
+        for key in keys:
+            del self._since[key]
+        return [(key, self._cuts.pop(key, None)) for key in keys]
