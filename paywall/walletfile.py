@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from paywall.files import make_private
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
 from paywall.protocol.limits import STORE_BUSY_SECONDS
 from paywall.walletupgrade import upgraded_rows
@@ -42,6 +43,7 @@ class FileRows:
         try:
             if path != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_private(path)
             self._db = sqlite3.connect(
                 path, timeout=STORE_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from paywall.clock import steady_time
+from paywall.files import make_private
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, PaymentError, StoreUnavailable
 from paywall.protocol.ledger import Row
@@ -94,6 +95,7 @@ class ChannelFile:
         self._clock = clock
         self._cache: dict[bytes, Channel] = {}
         self._cached_version = -1
+        make_private(path)
         try:
             self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         except sqlite3.Error as error:
