@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases stream install clean redis
+.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases stream limits audit install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -52,6 +52,13 @@ agent-kills: $(VENV)/.development ## an agent killed -9 at random points, two hu
 
 stream: $(VENV)/.development      ## 200 MiB each way through the proxy, in flat memory
 	@PAYWALL_STREAM_MIB=200 $(BIN)/python -m pytest tests/test_cli_proxy.py -k flat $(ARGS)
+
+limits: $(VENV)/.runtime          ## every bound of the system, its unit and its meaning
+	@$(BIN)/paywall limits $(ARGS)
+
+audit: $(VENV)/.development       ## what is installed against the published advisories
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
+	@PYTHONPATH=tests $(BIN)/python -m audit $(ARGS)
 
 install: $(VENV)/.development     ## everything, for working on paywall itself
 

@@ -60,7 +60,12 @@ from paywall.prices import ANY, Price, PriceTable, Rule
 from paywall.protocol.channel import RefusedByChannel
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
-from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES
+from paywall.protocol.limits import (
+    CHANNELS_PER_PAYER,
+    DEPOSITS_PER_HOUR,
+    MAX_HEADERS,
+    MAX_PAYMENT_HEADER_BYTES,
+)
 from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
@@ -137,8 +142,8 @@ class Paywall:
         store: str | Store = DEFAULT_STORE,
         min_deposit: str = "$0.10",
         max_deposit: str = "$1000",
-        deposits_per_hour: int = 100,
-        channels_per_payer: int = 64,
+        deposits_per_hour: int = DEPOSITS_PER_HOUR,
+        channels_per_payer: int = CHANNELS_PER_PAYER,
         instant_up_to: str | None = None,
         withdraw_delay_seconds: int = 86_400,
         schemes: Sequence[str] = SCHEMES,

@@ -27,12 +27,13 @@ from paywall.endings import EVIDENCE, ending_of, evidence_of
 from paywall.events import Deposited, Event, Events, Stopped
 from paywall.offers import AnyIntent, Intent, Payer
 from paywall.policy import Policy
-from paywall.promises import MAX_PATH_CHARS, Promise, Promises, new_account
+from paywall.promises import Promise, Promises, new_account
 from paywall.protocol.errors import (
     PaymentRefused,
     ProviderMisbehaved,
     StoreUnavailable,
 )
+from paywall.protocol.limits import MAX_PATH_CHARS
 from paywall.protocol.money import parse_amount
 from paywall.protocol.schemes import batch
 from paywall.protocol.x402 import PaymentRequired, SettlementResponse, show_bytes

@@ -23,6 +23,7 @@ from paywall.cli_closing import close_channel, recover_channels, withdraw_channe
 from paywall.cli_facilitator import facilitator
 from paywall.cli_fetch import fetch
 from paywall.cli_ledger import ledger
+from paywall.cli_limits import limits
 from paywall.cli_provider import channels, claim, refund, settle
 from paywall.cli_proxy import proxy
 from paywall.cli_setup import check, doctor, init
@@ -136,6 +137,7 @@ def devnet(
 
 for command in (fetch, channels, claim, settle, refund, facilitator, proxy, init, doctor, check):
     app.command()(command)
+app.command("limits")(limits)
 app.command("close")(close_channel)
 app.command("withdraw")(withdraw_channels)
 app.command("recover")(recover_channels)

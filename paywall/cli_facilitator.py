@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 import uvicorn
@@ -10,8 +10,7 @@ import uvicorn
 from paywall.chain.node import Node
 from paywall.facilitator import facilitator_app
 from paywall.protocol.errors import ConfigurationError
-
-MAX_CONNECTIONS: Final = 512
+from paywall.protocol.limits import FACILITATOR_REQUESTS_PER_SECOND, MAX_CONNECTIONS
 
 
 def facilitator(
@@ -28,7 +27,7 @@ def facilitator(
     ] = None,
     rate: Annotated[
         float, typer.Option(min=0.01, help="Requests a second of each key, or address.")
-    ] = 50,
+    ] = FACILITATOR_REQUESTS_PER_SECOND,
     burst: Annotated[
         float | None, typer.Option(min=1, help="How many at once; twice the rate unless told.")
     ] = None,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as TurnTimeout
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import httpx
 
@@ -21,14 +21,10 @@ from paywall.either import library_of
 from paywall.flow import pay, refund
 from paywall.old_providers import heard, heard_later
 from paywall.protocol.errors import PaymentRefused
+from paywall.protocol.limits import MAX_DISCARD_SECONDS, MAX_DISCARDED_BYTES
 from paywall.sending import Flow, Step
 from paywall.turns import Turn
 from paywall.wallet import Wallet
-
-MAX_DISCARDED_BYTES: Final = 64 * 1024
-"""How much of a 402's body is read to keep its connection; a longer one is closed."""
-MAX_DISCARD_SECONDS: Final = 1.0
-"""How long; one that drips is closed after the drop that comes later."""
 
 
 class _Talk:

@@ -15,13 +15,12 @@ from typing import Final
 
 from paywall.events import Event, Lost, Paid, Refused, Unsent
 from paywall.protocol.errors import ProviderMisbehaved
-from paywall.protocol.limits import MAX_TEXT_BYTES
+from paywall.protocol.limits import MAX_EVIDENCE_BYTES, MAX_TEXT_BYTES
 from paywall.protocol.schemes import batch
 from paywall.protocol.x402 import SettlementResponse, encode_json, show_bytes
 from paywall.walletrows import Account, Entry, InFlight
 from paywall.walletstate import WalletState
 
-MAX_EVIDENCE_BYTES: Final = 4096
 EVIDENCE: Final = "; its receipt: "
 
 _EVENTS: Final = {

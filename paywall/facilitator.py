@@ -19,7 +19,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -51,7 +50,11 @@ from paywall.protocol.facilitation import (
     Supported,
     VerifyAnswer,
 )
-from paywall.protocol.limits import RETRY_AFTER_SECONDS
+from paywall.protocol.limits import (
+    FACILITATOR_BODY_SECONDS,
+    MAX_FACILITATOR_BODY_BYTES,
+    RETRY_AFTER_SECONDS,
+)
 from paywall.protocol.money import Asset
 from paywall.protocol.schemes import batch, exact
 from paywall.protocol.x402 import (
@@ -66,9 +69,6 @@ from paywall.throttle import Throttle, caller_of
 
 log = logging.getLogger("paywall.facilitator")
 
-MAX_BODY_BYTES: Final = 256 * 1024
-"""A claim of a hundred rows, and some."""
-BODY_SECONDS: Final = 10.0
 
 _questions = msgspec.json.Decoder(Question)
 _Desk = BatchDesk | ExactDesk
@@ -245,10 +245,10 @@ async def _body(request: Request) -> bytes:
     """The body, bounded in size and time. Raises _TurnedAway."""
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(FACILITATOR_BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
+                if len(body) > MAX_FACILITATOR_BODY_BYTES:
                     raise _TurnedAway(413, INVALID_PAYLOAD, "The body is too large.")
     except TimeoutError:
         raise _TurnedAway(408, INVALID_PAYLOAD, "The body came too slowly.") from None

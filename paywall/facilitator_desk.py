@@ -7,7 +7,7 @@ is told in the official words; what is our own fault is `Unavailable`.
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Never
+from typing import Never
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -21,12 +21,9 @@ from paywall.protocol.facilitation import (
     UNSUPPORTED_SCHEME,
     Question,
 )
-from paywall.protocol.limits import MIN_AUTHORIZATION_LEFT_SECONDS
+from paywall.protocol.limits import MAX_PENDING_SETTLEMENTS, MIN_AUTHORIZATION_LEFT_SECONDS
 from paywall.protocol.money import KNOWN_ASSETS, Address, Asset, parse_address, parse_amount
 from paywall.protocol.x402 import Malformed, decode_json, decode_requirements, show_address
-
-MAX_PENDING: Final = 10_000
-"""Settlements of unknown fate that are remembered, to be answered for when they are asked again."""
 
 
 class Denied(Exception):
@@ -117,7 +114,7 @@ class Sent:
             mined = await act()
         except TransactionPending as pending:
             self._pending[key] = pending.transaction
-            if len(self._pending) > MAX_PENDING:
+            if len(self._pending) > MAX_PENDING_SETTLEMENTS:
                 self._pending.popitem(last=False)
             raise
         remembered = self._pending.pop(key, None)

@@ -19,9 +19,9 @@ from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 
 from paywall.keys import LocalKey, local_key
 from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.limits import MAX_KEYSTORE_BYTES
 
 PASSWORD_VARIABLE: Final = "PAYWALL_PASSWORD"  # noqa: S105 (its name)
-MAX_KEYSTORE_BYTES: Final = 64 * 1024
 MIN_PASSWORD_CHARS: Final = 1
 
 Password = str | Callable[[], str]

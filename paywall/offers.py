@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from paywall.policy import MAX_LANES, Policy
+from paywall.policy import Policy
 from paywall.protocol.channel import ChannelConfig
 from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import NoAcceptableOffer
 from paywall.protocol.limits import (
     MAX_HOLDS,
+    MAX_LANES,
     MAX_WITHDRAW_DELAY_SECONDS,
     MIN_WITHDRAW_DELAY_SECONDS,
 )

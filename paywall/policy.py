@@ -22,14 +22,14 @@ from paywall.protocol.errors import ConfigurationError, NoAcceptableOffer
 from paywall.protocol.limits import (
     DEFAULT_TIMEOUT_SECONDS,
     MAX_AUTHORIZATION_SECONDS,
+    MAX_HISTORY_ENTRIES,
+    MAX_LANES,
     MIN_AUTHORIZATION_LEFT_SECONDS,
 )
 from paywall.protocol.money import USDC, Address, Asset, chain_id_of, parse_address
 
 DOLLAR_DECIMALS: Final = 6
 """Budgets count millionths of a dollar; a token that counts otherwise is not taken."""
-MAX_LANES: Final = 64
-MAX_HISTORY_ENTRIES: Final = 1_000_000
 _DAY_SECONDS: Final = 86_400
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PATTERN = re.compile(r"(?:(https?)://)?(\*|(?:\*\.)?[^*/:@\s]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")

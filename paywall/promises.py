@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -26,12 +25,11 @@ from paywall.events import Event, Events
 from paywall.offers import Intent
 from paywall.policy import Policy
 from paywall.protocol.errors import OverBudget, SigningFailed
+from paywall.protocol.limits import MAX_PATH_CHARS
 from paywall.protocol.schemes import batch
 from paywall.turns import Turn, Turns, Wait
 from paywall.walletrows import Account, InFlight, PendingDeposit
 from paywall.walletstate import FORGOTTEN_SECONDS, WalletState
-
-MAX_PATH_CHARS: Final = 512
 
 
 @dataclass(frozen=True)

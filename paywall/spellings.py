@@ -12,7 +12,7 @@ from unicodedata import normalize
 from urllib.parse import unquote
 
 from paywall.protocol.errors import Reason, Refused
-from paywall.protocol.limits import MAX_PATH_BYTES, MAX_PATH_DECODINGS
+from paywall.protocol.limits import MAX_PATH_BYTES, MAX_PATH_DECODINGS, MAX_PATH_FORMS
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, of which routers have their own ideas, and what no URL can carry."""
@@ -22,8 +22,6 @@ _PATH_PARAMETERS = re.compile(r";[^/]*")
 _PLAIN = re.compile(r"(?:/[a-z0-9_~-]+)+", re.ASCII)
 """A path that has one spelling only: no case, dots, escapes, doubled or trailing slashes."""
 
-_MAX_FORMS: Final = 64
-"""A path that can be read in more ways than this is refused; honest ones have a handful."""
 
 Spelling = tuple[tuple[str, bool], ...]
 """(form, is canonical): a path as it stands, and as it stands inside the mount point."""
@@ -63,7 +61,7 @@ def _canonical(path: str) -> "set[str]":
         form = todo.pop()
         if form in found:
             continue
-        if len(found) == _MAX_FORMS or _UNSAFE.search(form):
+        if len(found) == MAX_PATH_FORMS or _UNSAFE.search(form):
             raise Refused(Reason.MALFORMED_PATH)
         found.add(form)
         todo += [fold(step(form)) for step in _TIDYING]

@@ -8,12 +8,10 @@ would have had after that long.
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from typing import Final
 
 from paywall.clock import steady_time
 from paywall.protocol.errors import ConfigurationError
-
-MAX_CALLERS: Final = 10_000
+from paywall.protocol.limits import MAX_CALLERS
 
 
 class Throttle:

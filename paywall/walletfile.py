@@ -14,11 +14,8 @@ from typing import Final
 
 from paywall.files import make_private
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
-from paywall.protocol.limits import STORE_BUSY_SECONDS
+from paywall.protocol.limits import MAX_QUOTES, STORE_BUSY_SECONDS
 from paywall.walletupgrade import upgraded_rows
-
-MAX_QUOTES: Final = 2048
-"""How many quotes are remembered: a provider that names ever new prices cannot fill a disk."""
 
 _CHECKPOINT_PAGES: Final = 4_000
 """How long the log may become (in pages of 4 KiB) before the disk is waited for: 16 MiB."""

@@ -27,8 +27,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
+from paywall.protocol.limits import MAX_QUOTES
 from paywall.stores.redis_url import RedisUrl, parse_redis_url
-from paywall.walletfile import MAX_QUOTES
 
 log = logging.getLogger("paywall.wallet")
 

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from paywall.budget import Spending
-from paywall.policy import MAX_HISTORY_ENTRIES
 from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.limits import MAX_HISTORY_ENTRIES
 from paywall.walletfile import FileRows
 from paywall.walletrows import Account, Entry, InFlight, KnownQuote, Rows, SignedTransfer
 

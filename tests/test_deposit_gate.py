@@ -18,7 +18,6 @@ from paywall import deposit_turns
 from paywall.alarms import Alarm, DepositLost
 from paywall.deposit_gate import DepositRules
 from paywall.gate import Gate
-from paywall.policy import MAX_LANES
 from paywall.protocol import claims, eip712
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import (
@@ -29,7 +28,7 @@ from paywall.protocol.errors import (
     Refused,
     TransactionPending,
 )
-from paywall.protocol.limits import BET_LOOK_SECONDS, HOLD_SECONDS, MAX_STRANGERS
+from paywall.protocol.limits import BET_LOOK_SECONDS, HOLD_SECONDS, MAX_LANES, MAX_STRANGERS
 from paywall.protocol.payers import PayerLimits
 from paywall.receipts import Admission
 from paywall.refunds import Refunded

@@ -34,6 +34,7 @@ from paywall.protocol import eip712
 from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.eip712 import Authorization
 from paywall.protocol.errors import ConfigurationError, Reason, Refused, TransactionPending
+from paywall.protocol.limits import MAX_CALLERS
 from paywall.protocol.money import USDC, ZERO_ADDRESS
 from paywall.protocol.schemes import exact
 from paywall.protocol.schemes.batch import (
@@ -44,7 +45,7 @@ from paywall.protocol.schemes.batch import (
     voucher_payload,
 )
 from paywall.protocol.x402 import show_address, show_bytes
-from paywall.throttle import MAX_CALLERS, Throttle, caller_of
+from paywall.throttle import Throttle, caller_of
 
 VECTORS = Path(__file__).parent / "vectors"
 KEY = "22" * 32

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paywall.protocol.errors import ConfigurationError
-from paywall.walletfile import MAX_QUOTES
+from paywall.protocol.limits import MAX_QUOTES
 from paywall.walletrows import Account, InFlight, KnownQuote, PendingDeposit, SignedTransfer
 from paywall.walletstate import WalletState, open_state
 from paywall.walletupgrade import VERSION_1, VERSION_2

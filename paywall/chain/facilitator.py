@@ -49,13 +49,11 @@ from paywall.protocol.facilitation import (
     DEPOSIT_SIMULATION,
     NOTHING_TO_SETTLE,
 )
-from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS
+from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS, RPC_SECONDS
 from paywall.protocol.money import Address, Asset
 from paywall.protocol.schemes import batch, exact
 from paywall.protocol.schemes.batch import Deposit
 from paywall.protocol.x402 import show_address
-
-RPC_SECONDS: Final = 10.0
 
 _PAYER_FAULTS: Final[dict[str, Reason]] = {
     DEPOSIT_SIMULATION: Reason.DEPOSIT_FAILED,

@@ -16,9 +16,9 @@ import msgspec
 
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError
 from paywall.protocol.facilitation import SettleAnswer, Supported, VerifyAnswer
+from paywall.protocol.limits import MAX_FACILITATOR_ANSWER_BYTES
 from paywall.protocol.x402 import Malformed, decode_json
 
-MAX_ANSWER_BYTES: Final = 64 * 1024
 QUICK_SECONDS: Final = 10.0
 """How long `/supported` and `/verify` may take: they send nothing."""
 
@@ -92,7 +92,7 @@ class Site:
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > MAX_ANSWER_BYTES:
+            if len(body) > MAX_FACILITATOR_ANSWER_BYTES:
                 raise ChainUnavailable(f"{self} answered more than is read")
         return bytes(body)
 

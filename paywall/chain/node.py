@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, Never
+from typing import Never
 from weakref import WeakValueDictionary
 
 from paywall.chain import Mined, contract
@@ -47,13 +47,10 @@ from paywall.protocol.errors import (
     Refused,
     Reverted,
 )
-from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS
+from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS, RPC_SECONDS
 from paywall.protocol.money import Address
 from paywall.protocol.schemes.batch import Deposit
 from paywall.protocol.x402 import show_address
-
-RPC_SECONDS: Final = 10.0
-"""How long one question may take."""
 
 
 class Node(OwnChain):

@@ -23,11 +23,10 @@ from paywall.chain.transactions import Sender
 from paywall.protocol.channel import ChainState, ChannelConfig
 from paywall.protocol.eip712 import SETTLEMENT_ADDRESS
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError
-from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS
+from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS, RPC_SECONDS
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import show_address, show_bytes
 
-RPC_SECONDS: Final = 10.0
 MAX_BLOCKS_AT_ONCE: Final = 100_000
 """How many blocks are searched with one question; an endpoint that refuses is asked for half."""
 

@@ -1,17 +1,14 @@
 """What a transaction will use, and what a unit of gas costs now; whether the owner pays that."""
 
 import re
-from typing import Final
 
 from paywall.chain.gas import Call, Fees, base_fee_of
 from paywall.chain.own import FeeTooHigh
 from paywall.chain.rpc import Rpc, RpcRefused, quantity
 from paywall.protocol.errors import ChainUnavailable, OutOfGas, Reverted
+from paywall.protocol.limits import MAX_FEE_PER_GAS_WEI, MAX_GAS
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import show_address, show_bytes
-
-MAX_GAS: Final = 60_000_000
-MAX_FEE_PER_GAS_WEI: Final = 10**15
 
 _EMPTY_WALLET = re.compile(
     r"insufficient (?:funds|balance)|enough (?:funds|balance)|gas required exceeds allowance",

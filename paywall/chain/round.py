@@ -15,12 +15,11 @@ from paywall.protocol import claims
 from paywall.protocol.channel import Channel
 from paywall.protocol.claim_policy import is_worth_settling
 from paywall.protocol.claims import Assets, ClaimPolicy, Costs, Plan, Situation, Why
+from paywall.protocol.limits import MAX_CLAIM_CHANNELS
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import Store
 
-MAX_ROWS: Final = 5_000
-"""How many of those who owe are looked at in one round, the largest sums first."""
 MAX_ALARMS: Final = 50
 """Standing alarms that are written down for people to see."""
 ASIDE_MS: Final = 3_600_000
@@ -115,7 +114,7 @@ class Round:
 
     async def _due(self) -> list[Channel]:
         """Who owes, and who withdraws, less what is under way or set aside."""
-        owing = {c.channel_id: c for c in await self._store.claimable(MAX_ROWS)}
+        owing = {c.channel_id: c for c in await self._store.claimable(MAX_CLAIM_CHANNELS)}
         for channel_id in await self._desk.withdrawing():
             if channel := await self._store.channel(channel_id):
                 owing[channel_id] = channel

@@ -25,11 +25,13 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from paywall.chain.reverts import decode_revert
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError
+from paywall.protocol.limits import (
+    MAX_RPC_ANSWER_BYTES,
+    MAX_RPC_ANSWER_CONTAINERS,
+    MAX_RPC_ANSWER_LEVELS,
+)
 from paywall.protocol.money import Address
 
-MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-MAX_ANSWER_CONTAINERS: Final = 200_000
-MAX_JSON_DEPTH: Final = 32
 MAX_REASON_CHARS: Final = 80
 RETRY_PAUSES_SECONDS: Final = (0.1, 0.4)
 
@@ -101,7 +103,7 @@ class Transport(AsyncJSONBaseProvider):
                 answer = bytearray()
                 async for chunk in response.content.iter_chunked(64 * 1024):
                     answer += chunk
-                    if len(answer) > MAX_ANSWER_BYTES:
+                    if len(answer) > MAX_RPC_ANSWER_BYTES:
                         raise ChainUnavailable(f"{self.shown} answered more than is read")
                 return response.status, bytes(answer)
         except (ClientError, OSError) as error:
@@ -132,14 +134,14 @@ def _refuse_deep(body: bytes) -> None:
     parser does not fail on such JSON but takes the process with it.
     """
     brackets = body.count(b"[") + body.count(b"{")
-    if brackets <= MAX_JSON_DEPTH:
+    if brackets <= MAX_RPC_ANSWER_LEVELS:
         return
-    if brackets > MAX_ANSWER_CONTAINERS:
+    if brackets > MAX_RPC_ANSWER_CONTAINERS:
         raise ValueError("too many objects and lists")
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(body):
         depth += _STEP.get(token[0], 0)
-        if depth > MAX_JSON_DEPTH:
+        if depth > MAX_RPC_ANSWER_LEVELS:
             raise ValueError("nested too deep")
 
 

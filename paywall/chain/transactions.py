@@ -35,12 +35,11 @@ from paywall.protocol.errors import (
     Reverted,
     TransactionPending,
 )
+from paywall.protocol.limits import MAX_TRANSACTION_VERSIONS, MAX_UNRESOLVED_TRANSACTIONS
 from paywall.protocol.money import chain_id_of
 
 log = logging.getLogger("paywall.chain")
 
-MAX_UNRESOLVED: Final = 1024
-MAX_VERSIONS: Final = 16
 FIRST_POLL_SECONDS: Final = 0.05
 LAST_POLL_SECONDS: Final = 1.0
 STUCK_SECONDS: Final = 15.0
@@ -186,7 +185,7 @@ class Sender:
         """Submits, and remembers the transaction unless the node surely does not have it."""
         if written is not None:
             await written(sent)
-        while len(self._unresolved) >= MAX_UNRESOLVED:
+        while len(self._unresolved) >= MAX_UNRESOLVED_TRANSACTIONS:
             self._unresolved.pop(next(iter(self._unresolved)))
         self._unresolved[sent.call] = sent
         try:
@@ -269,7 +268,10 @@ class Sender:
             if await self._is_lost(sent):
                 return False
             async with self._turn(deadline):
-                if self._unresolved.get(sent.call) is sent and len(sent.versions) < MAX_VERSIONS:
+                if (
+                    self._unresolved.get(sent.call) is sent
+                    and len(sent.versions) < MAX_TRANSACTION_VERSIONS
+                ):
                     await self._unstick(sent, written)
         except (ChainUnavailable, Reverted) as error:
             log.warning("a transaction is stuck on %s: %s", self._network, error)

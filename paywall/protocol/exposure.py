@@ -10,12 +10,9 @@ Whoever books writes it down first, and one record holds all, so any number of w
 total. An entry that its worker left behind is looked after by others from `look_at_ms` on.
 """
 
-from typing import Final
-
 import msgspec
 
-MAX_BETS: Final = 256
-"""Entries at once; when there are more, deposits are waited for."""
+from paywall.protocol.limits import MAX_BETS
 
 
 class Bet(msgspec.Struct, frozen=True, array_like=True):

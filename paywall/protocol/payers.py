@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from paywall.protocol.errors import ConfigurationError, Reason, Refused
+from paywall.protocol.limits import CHANNELS_PER_PAYER, DEPOSITS_PER_HOUR
 
 HOUR_MS: Final = 3_600_000
 
@@ -23,8 +24,8 @@ HOUR_MS: Final = 3_600_000
 class PayerLimits:
     """For each payer: errands an hour (all of them at once, if it likes), and funded channels."""
 
-    errands_per_hour: int = 100
-    channels: int = 64
+    errands_per_hour: int = DEPOSITS_PER_HOUR
+    channels: int = CHANNELS_PER_PAYER
 
     def __post_init__(self) -> None:
         if not 0 < self.errands_per_hour <= 100_000 or not 0 < self.channels <= 1000:

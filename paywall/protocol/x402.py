@@ -21,6 +21,7 @@ from paywall.protocol.limits import (
     MAX_JSON_CONTAINERS,
     MAX_PAYMENT_HEADER_BYTES,
     MAX_QUOTE_HEADER_BYTES,
+    MAX_WORD_CHARS,
 )
 from paywall.protocol.money import Address
 
@@ -29,8 +30,6 @@ PAYMENT_REQUIRED: Final = "PAYMENT-REQUIRED"
 PAYMENT_SIGNATURE: Final = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE: Final = "PAYMENT-RESPONSE"
 
-MAX_WORD_CHARS: Final = 200
-"""How much of a stranger's words is shown."""
 
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 

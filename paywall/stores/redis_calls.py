@@ -17,14 +17,13 @@ import hiredis
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from paywall.protocol.errors import PaymentError, StoreUnavailable
+from paywall.protocol.limits import MAX_WAITING_CALLS
 from paywall.stores.redis_lane import Lane
 from paywall.stores.redis_nodes import nodes_of
 from paywall.stores.redis_scripts import Script
 from paywall.stores.redis_url import Place, RedisUrl
 from paywall.stores.redis_wire import FAILURES, Call, Reply, pack
 
-MAX_WAITING: Final = 16_384
-"""Calls to one server without an answer; more mean it is far behind, and would fill our memory."""
 _MAX_MOVES: Final = 8
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.5
@@ -117,7 +116,7 @@ class Calls:
         if self._closed:
             raise StoreUnavailable("the store is not open")
         lane = self.nodes.lane(slot)
-        if lane.waiting + len(self._again) >= MAX_WAITING:
+        if lane.waiting + len(self._again) >= MAX_WAITING_CALLS:
             raise StoreUnavailable(f"{self._url.show()}: too many verbs wait for an answer")
         reply: asyncio.Future[Reply] = self._loop.create_future()
         give_up_at = self._loop.time() + self._url.timeout_seconds

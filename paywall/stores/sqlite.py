@@ -17,20 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Final, cast
+from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from paywall.clock import steady_time
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import ConfigurationError, StoreUnavailable
 from paywall.protocol.ledger import Row
-from paywall.protocol.limits import STORE_BUSY_SECONDS
+from paywall.protocol.limits import MAX_BATCH_VERBS, STORE_BUSY_SECONDS
 from paywall.stores.rules import Rule, RuleStore, Slot
 from paywall.stores.sqlite_file import ChannelFile, Step
-
-MAX_BATCH: Final = 1024
-"""Verbs in one transaction; far below what one statement may bind."""
-
 
 _Query = Callable[[ChannelFile], object]
 """A question over many records, or about the ledger."""
@@ -160,7 +156,7 @@ class _Writer:
         with suppress(Empty):
             while job is not None:
                 batch.append(job)
-                if len(batch) == MAX_BATCH:
+                if len(batch) == MAX_BATCH_VERBS:
                     return batch
                 job = self._jobs.get_nowait()
             if batch:

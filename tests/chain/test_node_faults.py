@@ -13,12 +13,12 @@ from helpers.rpc_proxy import Forward, RpcProxy, edited, error, once, result, sa
 
 from paywall.chain.devnet import Devnet
 from paywall.chain.node import Node
-from paywall.chain.rpc import MAX_ANSWER_BYTES
 from paywall.protocol.errors import (
     ChainUnavailable,
     ConfigurationError,
     Refused,
 )
+from paywall.protocol.limits import MAX_RPC_ANSWER_BYTES
 
 BROKEN = {
     "500": says("oops", 500),
@@ -38,7 +38,7 @@ BROKEN = {
     "deep": says("[" * 100_000),
     "deep behind strings": says('{"a\\"]]": ' + '[{"b": ' * 100_000),
     "wide": says("[" + "[]," * 300_000 + "[]]"),
-    "huge": says(b" " * (MAX_ANSWER_BYTES + 1)),
+    "huge": says(b" " * (MAX_RPC_ANSWER_BYTES + 1)),
     "null": result(None),
     "words": result("hello"),
     "half a byte": result("0x123"),

@@ -18,8 +18,8 @@ from helpers.wires import _in_thread
 
 import paywall.client
 import paywall.httpx2
-from paywall.drivers import MAX_DISCARD_SECONDS, MAX_DISCARDED_BYTES
 from paywall.protocol.errors import AgentError
+from paywall.protocol.limits import MAX_DISCARD_SECONDS, MAX_DISCARDED_BYTES
 from paywall.wallet import Wallet
 
 Respond = Callable[[httpx.Request], bytes]

@@ -16,10 +16,10 @@ from helpers.stores import Time
 from paywall.protocol import once
 from paywall.protocol.channel import Channel, observe, open_channel
 from paywall.protocol.errors import StoreUnavailable
-from paywall.protocol.limits import ANSWER_SECONDS
+from paywall.protocol.limits import ANSWER_SECONDS, MAX_BATCH_VERBS
 from paywall.protocol.once import AnsweredBefore
 from paywall.stores.rules import Slot
-from paywall.stores.sqlite import MAX_BATCH, SqliteStore
+from paywall.stores.sqlite import SqliteStore
 from paywall.stores.sqlite_file import ChannelFile, Outcome, Step
 
 
@@ -333,16 +333,16 @@ async def test_a_full_batch_of_payments_is_one_transaction(
     batches: list[int], store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has an id of its own, and all are looked up in one statement."""
-    gather = [store.look_up(CHANNEL_ID, ticket(number)) for number in range(2 * MAX_BATCH)]
-    assert await asyncio.gather(*gather) == [None] * (2 * MAX_BATCH)
-    assert max(batches) <= MAX_BATCH
-    assert len(batches) < MAX_BATCH / 8
+    gather = [store.look_up(CHANNEL_ID, ticket(number)) for number in range(2 * MAX_BATCH_VERBS)]
+    assert await asyncio.gather(*gather) == [None] * (2 * MAX_BATCH_VERBS)
+    assert max(batches) <= MAX_BATCH_VERBS
+    assert len(batches) < MAX_BATCH_VERBS / 8
 
 
 async def test_a_full_batch_of_answers_is_one_transaction(path: Path) -> None:
     entries = [
         once.answered(ticket(number), "a", b"x", 2**128 - 1, NOW * 1000)
-        for number in range(MAX_BATCH)
+        for number in range(MAX_BATCH_VERBS)
     ]
     opened = open_channel(CHANNEL_ID, NETWORK, CONFIG, chain(), 0)
 
@@ -351,10 +351,10 @@ async def test_a_full_batch_of_answers_is_one_transaction(path: Path) -> None:
         return Step(CHANNEL_ID, lambda slot, now_ms: after, ticket(number).payment_id)
 
     with closing(ChannelFile(path, 1, at_noon)) as file:
-        file.run([answering(number) for number in range(MAX_BATCH)])
+        file.run([answering(number) for number in range(MAX_BATCH_VERBS)])
         same = Step(CHANNEL_ID, lambda slot, now_ms: slot, ticket(7).payment_id)
         assert file.run([same]) == [Slot(opened, entries[7])]
-    assert kept_answers(path) == MAX_BATCH
+    assert kept_answers(path) == MAX_BATCH_VERBS
 
 
 async def test_in_one_batch_each_verb_sees_the_entry_that_the_last_one_left(
