@@ -1,7 +1,7 @@
 """Bringing an agent's money home: a refund by the provider, a withdrawal by time, a lost file.
 
     await close(client, url, chain)      the provider returns what is left; where it does not (it
-                                         refuses, it is gone, it broke the agreement), withdraw
+                                         refuses, is gone, says so and the chain does not), withdraw
     await withdraw(wallet, channel, chain)   one step: begin, wait, or take. Call it again later
     await recover(wallet, chain)         finds the payer's channels when the wallet's file is lost
 
@@ -16,6 +16,7 @@ corrects it with this payer's own signature, as after any loss.
 Source: batch-settlement EVM specification, "Refund", "Withdrawal".
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from paywall.offers import salts_of
 from paywall.places import origin_of
 from paywall.protocol.channel import ChainState, ChannelConfig
 from paywall.protocol.errors import AgentError, PaymentError, Reverted
+from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS
 from paywall.protocol.money import Address
 from paywall.protocol.schemes import batch
 from paywall.wallet import Wallet
@@ -38,6 +40,8 @@ from paywall.walletrows import Account, Withdrawal
 
 log = logging.getLogger("paywall.wallet")
 
+REFUND_SEEN_SECONDS: Final = (0.5, 1.0, 2.0, 4.0)
+"""How long a chain may take to show a refund that was told of: an endpoint lags behind others."""
 UNKNOWN_ORIGIN: Final = ""
 """Of a channel that was found on chain, and whose provider nobody has named yet."""
 
@@ -107,9 +111,27 @@ async def _close(
         log.warning("no refund from %s, withdrawing instead: %s", channel.origin, error)
     else:
         # A provider that has changed its terms refunds the channel of its new ones.
-        if chain is None or done.channel == _hex(channel.channel_id):
+        if chain is None or await _is_home(wallet, channel, chain):
             return done
+        log.warning("%s told of a refund that the chain does not show", channel.origin)
     return await withdraw(wallet, channel.channel_id, chain)
+
+
+async def _is_home(wallet: Wallet, channel: Account, chain: PayerChain) -> bool:
+    """Whether the chain shows that a channel has given back what was left in it.
+
+    It may show that late; what it shows in the end is what the wallet goes by.
+    """
+    for pause in (*REFUND_SEEN_SECONDS, None):
+        state = await chain.channel(channel.channel_id)
+        known = _account(wallet, channel.channel_id)
+        if state.balance <= max(state.claimed, known.spent):
+            return True
+        if pause is not None:
+            await asyncio.sleep(pause)
+    with wallet.file.change():
+        wallet.file.put(_as_on_chain(_account(wallet, channel.channel_id), state, wallet.clock()))
+    return False
 
 
 async def _refund(client: AsyncClient, url: str, method: str, lane: int = 0) -> Closing:
@@ -305,10 +327,19 @@ def _done(wallet: Wallet, account: Account, state: ChainState) -> None:
     """Takes over what the chain says is left. A provider that was stopped stays stopped."""
     with wallet.file.change():
         now = _account(wallet, account.channel_id)
-        back = max(0, now.balance - state.balance)
-        left = max(now.spent, now.deposited - back)
         ended = replace(now.withdrawal, done=True) if now.withdrawal and now.stopped else None
-        wallet.file.put(replace(now, balance=state.balance, deposited=left, withdrawal=ended))
+        wallet.file.put(replace(_as_on_chain(now, state, wallet.clock()), withdrawal=ended))
+
+
+def _as_on_chain(account: Account, state: ChainState, now: float) -> Account:
+    """What is in a channel, and what it has cost, by nobody's word but the chain's.
+
+    A deposit that can no longer be mined is in the balance, or never will be.
+    """
+    pending = account.deposit
+    if pending and pending.valid_before < now - MAX_CLOCK_SKEW_SECONDS:
+        account = replace(account, deposit=None, deposit_until=0.0)
+    return replace(account, balance=state.balance, deposited=max(account.spent, state.balance))
 
 
 def _hex(channel_id: bytes) -> str:

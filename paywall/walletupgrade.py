@@ -69,10 +69,10 @@ def _channels(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
         if account.stopped:
             rows.append((f"stopped/{account.origin}", account.stopped.encode()))
         host = urlsplit(account.origin).hostname or account.origin
-        hosts[host] = hosts.get(host, 0) + account.spent
+        hosts[host] = hosts.get(host, 0) + account.signed
     for one in flying:
         rows.append((f"payment/{one.channel_id.hex()}/{one.payment_id}", _encode(one)))
-    rows += [(f"host/{host}", str(spent).encode()) for host, spent in hosts.items() if spent]
+    rows += [(f"host/{host}", str(signed).encode()) for host, signed in hosts.items() if signed]
     spent, outlay = db.execute("SELECT spent, outlay FROM total").fetchone()
     return [*rows, ("spending", _encode(Spending(int(spent), int(outlay))))]
 

@@ -6,6 +6,7 @@ On a real chain, with a provider of ours; every sum is compared to the unit.
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -237,6 +238,55 @@ async def test_case_51_an_overcharge_stops_the_channel_and_its_money_comes_home(
     assert agent.channel.withdrawal.done
     with pytest.raises(ProviderMisbehaved):
         await agent.buy(shop.url)
+
+
+async def test_case_51_a_refund_that_was_only_told_of_is_withdrawn_and_stays_counted(
+    monkeypatch: pytest.MonkeyPatch, agent: Agent, shop: Provider
+) -> None:
+    """A provider that says it has given back what it kept would free the budget for more."""
+
+    class Lying(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            header = request.headers.get("payment-signature")
+            if header is None or read_json(header)["payload"]["type"] != "refund":
+                return await super().handle_async_request(request)
+            told = {"success": True, "transaction": "0x" + "77" * 32, "network": NETWORK}
+            told |= {"amount": str(DEPOSIT - PRICE)}
+            return httpx.Response(200, headers={"payment-response": encode(told)})
+
+    monkeypatch.setattr("paywall.closing.REFUND_SEEN_SECONDS", (0.01,))
+    await agent.buy(shop.url)
+    async with (
+        paywall.AsyncClient(wallet=agent.wallet, transport=Lying()) as client,
+        agent.chain() as chain,
+    ):
+        (closing,) = await close(client, agent.wallet, f"{shop.url}/item", chain)
+    assert (closing.state, closing.amount) == ("withdrawing", DEPOSIT - PRICE)
+    assert agent.wallet.file.totals().outlay == agent.channel.balance == DEPOSIT
+
+
+async def test_a_deposit_that_was_never_mined_is_free_again_when_the_chain_says_so(
+    agent: Agent, shop: Provider
+) -> None:
+    """Its provider took the signature, refused, and is gone."""
+
+    class Keeping(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "payment-signature" in request.headers:
+                return httpx.Response(500)
+            return await super().handle_async_request(request)
+
+    moment = time.time()
+    agent.wallet = agent.open("late.db", clock=lambda: moment)
+    async with paywall.AsyncClient(wallet=agent.wallet, transport=Keeping()) as client:
+        assert (await client.get(f"{shop.url}/item")).status_code == 500
+    assert agent.wallet.file.totals().outlay == DEPOSIT
+    async with agent.chain() as chain:
+        assert (await withdraw(agent.wallet, agent.channel.channel_id, chain)).state == "empty"
+        assert agent.wallet.file.totals().outlay == DEPOSIT
+        moment += 1_000
+        assert (await withdraw(agent.wallet, agent.channel.channel_id, chain)).state == "empty"
+    assert agent.wallet.file.totals().outlay == 0
 
 
 # -- A lost file -----------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_case_43_a_file_of_the_second_version_is_read(tmp_path: Path) -> None:
     transfer = SignedTransfer("pay_2", ORIGIN, "n", b"\x07", b"\x08", 6, b"\x09", 99, True)
     assert state.transfers() == [transfer]
     assert (state.totals().spent, state.totals().outlay) == (51, 60)
-    assert state.host_promised(ORIGIN) == 45
+    assert state.host_promised(ORIGIN) == 2**128 - 1
     stopped = [state.stopped(f"https://{name}.example:443") for name in "abc"]
     assert stopped == ["it lied", "so did it", None]
     state.close()
