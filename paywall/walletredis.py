@@ -9,7 +9,9 @@ is asked for again; the script knows what it has done already.
 
 Redis must not throw keys away (`noeviction`), and should keep a log on disk (`appendonly yes`):
 what it forgets of a channel the provider's correction brings back, what it forgets of the budget
-nothing does. The clocks of the machines are taken to agree. All keys share one slot of a cluster.
+nothing does. Changes are counted, and who has seen more of them than Redis remembers (it was
+emptied, or an old copy took its place) pays no more until it is started again. The clocks of the
+machines are taken to agree. All keys share one slot of a cluster.
 """
 
 import logging
@@ -52,9 +54,11 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 _COMMIT: Final = """
-local lock, done, rows, index, history = unpack(KEYS)
-local token, kept, next_arg = ARGV[1], tonumber(ARGV[2]), 3
-if redis.call('GET', done) == token then return 1 end
+local lock, done, changes, rows, index, history = unpack(KEYS)
+local token, kept, seen, next_arg = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 4
+local count = tonumber(redis.call('GET', changes) or 0)
+if count < seen then return -1 end
+if redis.call('GET', done) == token then return count end
 if redis.call('GET', lock) ~= token then return 0 end
 local function take()
   next_arg = next_arg + 1
@@ -76,7 +80,7 @@ for _ = 1, tonumber(take()) do
 end
 redis.call('SET', done, token)
 redis.call('DEL', lock)
-return 1
+return redis.call('INCR', changes)
 """
 _PUT_QUOTES: Final = """
 local quotes, seen = KEYS[1], KEYS[2]
@@ -102,7 +106,8 @@ class RedisRows:
         self._max_history = max_history
         self._redis = _connection(url)
         self._token = ""
-        names = ("lock", "done", "rows", "index", "history", "quotes", "seen", "schema")
+        self._seen = 0
+        names = ("lock", "done", "changes", "rows", "index", "history", "quotes", "seen", "schema")
         self._keys = {name: f"{{{url.prefix}:wallet}}:{name}" for name in names}
         self._acquire = self._redis.register_script(_ACQUIRE)
         self._release = self._redis.register_script(_RELEASE)
@@ -128,6 +133,7 @@ class RedisRows:
         version = self._ask(lambda: self._redis.get(key))
         if version != str(_SCHEMA_VERSION).encode():
             raise ConfigurationError(f"the wallet at {shown} is of a newer paywall")
+        self._seen = int(self._ask(lambda: self._redis.get(self._keys["changes"])) or 0)
 
     def _settings(self) -> dict[str, str]:
         """Empty when the server keeps them to itself, or is one of a cluster."""
@@ -167,16 +173,25 @@ class RedisRows:
     def commit(self, rows: dict[str, bytes | None], entries: Sequence[tuple[float, bytes]]) -> None:
         kept = [(key, value) for key, value in rows.items() if value is not None]
         dropped = [key for key, value in rows.items() if value is None]
-        arguments: list[str | bytes | int] = [self._token, self._max_history, len(kept)]
+        arguments: list[str | bytes | int] = [self._token, self._max_history, self._seen]
+        arguments.append(len(kept))
         for pair in kept:
             arguments += pair
         arguments += [len(dropped), *dropped, len(entries)]
         for at, entry in entries:
             arguments += [repr(at), entry]
-        keys = [self._keys[name] for name in ("lock", "done", "rows", "index", "history")]
-        if not self._ask(lambda: self._commit(keys, arguments)):
+        keys = [
+            self._keys[name] for name in ("lock", "done", "changes", "rows", "index", "history")
+        ]
+        count = int(self._ask(lambda: self._commit(keys, arguments)))
+        if count < 0:
+            raise StoreUnavailable(
+                f"the wallet at {self._url.show()} has forgotten changes: it was emptied, or an"
+                " old copy took its place; whoever is started again goes on with what is left"
+            )
+        if count == 0:
             raise StoreUnavailable(f"the wallet at {self._url.show()}: the change took too long")
-        self._token = ""
+        self._token, self._seen = "", count
         self._replicate()
 
     def rollback(self) -> None:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
+from helpers.redis_server import shared_server
 from helpers.walletstates import STATES
 
 from paywall.budget import Spending
@@ -292,3 +295,31 @@ def test_a_memory_that_fails_says_so(open_: Open, broken: str) -> None:
         changed()
     if broken == "commit":
         assert open_().totals().spent == 5
+
+
+@pytest.mark.parametrize("what", ["emptied", "an old copy"])
+def test_case_45_a_redis_that_has_forgotten_what_was_spent_is_not_spent_from(what: str) -> None:
+    with shared_server().client() as server, ExitStack() as opened:
+        prefix = f"w{token_hex(8)}"
+
+        def one() -> WalletState:
+            state = open_state(f"{shared_server().url}?prefix={prefix}", lambda: NOW)
+            opened.callback(state.close)
+            return state
+
+        state, other = one(), one()
+        put(state, account(charged=5))
+        keys = server.keys(f"*{prefix}*")
+        copies = [server.execute_command("DUMP", key, NEVER_DECODE=True) for key in keys]
+        put(state, account(charged=6))
+        put(other, account(charged=7))
+        server.delete(*server.keys(f"*{prefix}*"))
+        for key, copy in zip(keys, copies, strict=True):
+            if what == "an old copy":
+                server.restore(key, 0, copy)
+        for each in (state, other):
+            with pytest.raises(StoreUnavailable, match="forgotten"):
+                put(each, account(charged=8))
+        known = 5 if what == "an old copy" else 0
+        assert one().totals().spent == known
+        put(one(), account(charged=9))
