@@ -5,6 +5,7 @@ kept out of shared caches, and both payment headers are shown to scripts in a br
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -16,6 +17,7 @@ from paywall.protocol.money import Asset
 from paywall.protocol.once import Answer
 from paywall.protocol.x402 import PAYMENT_REQUIRED, PAYMENT_RESPONSE, encode_json
 
+_QUOTE: Final = PAYMENT_REQUIRED.lower().encode()
 _RECEIPT: Final = PAYMENT_RESPONSE.lower().encode()
 _RECEIPTS: Final = (_RECEIPT, b"x-payment-response")
 """What clients take for a receipt, in either version of x402."""
@@ -69,12 +71,12 @@ async def _send_whole(
 
 async def send_quote(scope: Scope, send: Send, body: bytes, header: str) -> None:
     """402 for a request without a payment: what it costs and how to pay."""
-    await _send_whole(scope, send, 402, body, _exposed(PAYMENT_REQUIRED, header))
+    await _send_whole(scope, send, 402, body, _exposed(_QUOTE, header))
 
 
 async def send_page(scope: Scope, send: Send, page: bytes, header: str, more: Headers) -> None:
     """The same 402 for a person: `more` are the headers that the page itself needs."""
-    headers = [*_exposed(PAYMENT_REQUIRED, header), *more]
+    headers = [*_exposed(_QUOTE, header), *more]
     await _send_whole(scope, send, 402, page, headers, b"text/html; charset=utf-8")
 
 
@@ -142,19 +144,19 @@ async def send_repeated(send: Send, answer: Answer, receipt: str) -> None:
 
 async def send_refund(scope: Scope, send: Send, channel_id: str, receipt: str) -> None:
     body: dict[str, object] = {"message": "Refund acknowledged", "channelId": channel_id}
-    await send_json(scope, send, 200, body, _exposed(PAYMENT_RESPONSE, receipt))
+    await send_json(scope, send, 200, body, _exposed(_RECEIPT, receipt))
 
 
-def _exposed(name: str, value: str) -> Headers:
+def _exposed(name: bytes, value: str) -> Headers:
     return [
-        (name.lower().encode(), value.encode()),
+        (name, value.encode()),
         (b"access-control-expose-headers", EXPOSED),
     ]
 
 
 def refusal_headers(failure: str, refusal: Refused) -> Headers:
     """The headers of a refusal that asks for no other payment; some may be tried again."""
-    headers = _exposed(PAYMENT_RESPONSE, failure)
+    headers = _exposed(_RECEIPT, failure)
     if refusal.reason.status in (429, 503):
         headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
     return headers
@@ -162,7 +164,7 @@ def refusal_headers(failure: str, refusal: Refused) -> Headers:
 
 def quote_headers(required: str, response: str | None) -> Headers:
     """The headers of a 402 that refuses a payment."""
-    headers = _exposed(PAYMENT_REQUIRED, required)
+    headers = _exposed(_QUOTE, required)
     if response:
         headers.append((_RECEIPT, response.encode()))
     return headers
@@ -170,7 +172,25 @@ def quote_headers(required: str, response: str | None) -> Headers:
 
 def unforged(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The app's own headers; content cannot forge a receipt."""
-    return [(name, value) for name, value in headers if name.lower() not in _RECEIPTS]
+    told = [(bytes(name), bytes(value)) for name, value in headers]
+    if not _forge(_names(told)):
+        return told
+    return [(name, value) for name, value in told if name.lower() not in _RECEIPTS]
+
+
+def _names(headers: Headers) -> tuple[bytes, ...]:
+    """An app sends the same names each time, so what they come to is kept."""
+    return tuple([name for name, _ in headers])
+
+
+@lru_cache(maxsize=256)
+def _forge(names: tuple[bytes, ...]) -> bool:
+    return any(name.lower() in _RECEIPTS for name in names)
+
+
+@lru_cache(maxsize=256)
+def _are_about_sharing(names: tuple[bytes, ...]) -> bool:
+    return any(name.endswith(b"control") or name in _SHARING for name in map(bytes.lower, names))
 
 
 def paid_headers(headers: Headers, receipt: str) -> Headers:
@@ -180,7 +200,7 @@ def paid_headers(headers: Headers, receipt: str) -> Headers:
 
 def private_headers(headers: Headers) -> Headers:
     """The app's own headers, so that no shared cache gives the answer to somebody else."""
-    if not any(_is_about_sharing(name.lower()) for name, _ in headers):
+    if not _are_about_sharing(_names(headers)):
         return [*headers, *_PRIVATE]
     exposed, cache = [EXPOSED], []
     kept = []
@@ -197,10 +217,6 @@ def private_headers(headers: Headers) -> Headers:
         (b"cache-control", _private(b", ".join(cache))),
         (b"access-control-expose-headers", b", ".join(exposed)),
     ]
-
-
-def _is_about_sharing(name: bytes) -> bool:
-    return name.endswith(b"control") or name in _SHARING
 
 
 def _private(cache_control: bytes) -> bytes:

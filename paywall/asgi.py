@@ -17,11 +17,11 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import import_module
 from typing import Final, Literal
 
-from msgspec import Raw
+from msgspec import Raw, UnsetType
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -70,7 +70,7 @@ from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
-from paywall.protocol.x402 import show_bytes
+from paywall.protocol.x402 import Resource, encode_json, show_bytes
 from paywall.protocol.x402_v1 import quoted as quoted_in_v1
 from paywall.protocol.x402_v1 import upgraded_payment
 from paywall.quote import Quote
@@ -89,6 +89,8 @@ log = logging.getLogger("paywall")
 _COLLECT: Final = ClaimPolicy()
 _SIGNATURE: Final = b"payment-signature"
 _V1: Final = b"x-payment"
+_URL: Final = "\x00url\x00"
+"""In place of a URL, where one is to be put; no text of an owner's is like it."""
 _OVERRIDES: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 
 
@@ -199,7 +201,7 @@ class Paywall:
         self._exempt = exempt
         self._entrance = Entrance(self.gate.store, asset.network, origin_of(public_url), clock)
         self._table: PriceTable | None = None
-        self._ask = lru_cache(maxsize=1024)(partial(asking, asset))
+        self._around_url = lru_cache(maxsize=1024)(self._asking)
         self._fixed: dict[tuple[str, Price], tuple[Tariff, Quote]] = {}
         self._resources = Resources(public_url, description)
         self._v1 = v1
@@ -468,14 +470,19 @@ class Paywall:
         if self._page and wants_page(scope):
             page = quote_page(quote, self.gate.terms.asset, tariff.metered, resource)
             return await send_page(scope, send, page, required, QUOTE.headers)
+        around = self._around_url(quote, tariff, resource.description)
+        await send_quote(scope, send, encode_json(resource.url).join(around), required)
+
+    def _asking(
+        self, quote: Quote, tariff: Tariff, description: str | UnsetType | None
+    ) -> tuple[bytes, ...]:
+        """The body of a quote, in pieces: between them stands the URL, which is what varies."""
+        resource = Resource(_URL, description)
         also = dict(quoted_in_v1(quote.accepts, resource)) if self._v1 else {}
         if tariff.terms:
             also["terms"] = said(tariff.terms)
-        if also:
-            body = asking(self.gate.terms.asset, quote.price, tariff.metered, also)
-        else:
-            body = self._ask(quote.price, tariff.metered)
-        await send_quote(scope, send, body, required)
+        body = asking(self.gate.terms.asset, quote.price, tariff.metered, also)
+        return tuple(body.split(encode_json(_URL)))
 
     async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
         if refusal.reason is Reason.SETTLEMENT_PENDING:  # it may be paid: no word of the contrary

@@ -19,6 +19,7 @@ from paywall.answers import (
     unforged,
 )
 from paywall.gate import Gate
+from paywall.listener import Listener
 from paywall.protocol.errors import HoldLost, Refused, Unavailable
 from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.money import Asset
@@ -132,7 +133,7 @@ class Exchange:
         self.payment = Payment(admission, gate.terms.asset)
         self._gate = gate
         self._metered = metered
-        self._receive = _Listener(receive)
+        self._receive = Listener(receive)
         self._send = send
         self._open: Admitted | None = admission
         self._answered = False
@@ -291,8 +292,7 @@ class Exchange:
 
 def _answer(admission: Admitted, amount: int, head: Message, body: Message) -> Answer | None:
     """The answer as it leaves, for a client that loses it."""
-    headers = [(bytes(name), bytes(value)) for name, value in head["headers"]]
-    return admission.answer(head["status"], headers, bytes(body.get("body", b"")), amount)
+    return admission.answer(head["status"], head["headers"], bytes(body.get("body", b"")), amount)
 
 
 async def send_withheld(gate: Gate, scope: Scope, send: Send, refusal: Refused) -> None:
@@ -313,69 +313,3 @@ def end_apart(ending: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
     _PENDING.add(task)
     task.add_done_callback(_PENDING.discard)
     return task
-
-
-class _Listener:
-    """The app's `receive`, which can also tell, without waiting, that the client has hung up.
-
-    To ask is to listen: a task hears what the server says next, and what it hears is kept for the
-    app. It stops where one more message would have to be kept, and when the app listens itself.
-    """
-
-    __slots__ = ("_gone", "_kept", "_receive", "_task", "_uploaded", "_waiting")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._task: asyncio.Task[None] | None = None
-        self._kept: Message | None = None
-        self._uploaded = False
-        self._gone = False
-        self._waiting = 0
-
-    async def __call__(self) -> Message:
-        self._waiting += 1
-        try:
-            while self._kept is None and not self._gone:
-                if self._task is None:
-                    return self._note(await self._receive())
-                # An app that stops listening does not stop the task: its message would be lost.
-                await asyncio.shield(self._task)
-                self._task = None
-        finally:
-            self._waiting -= 1
-        message, self._kept = self._kept, None
-        return message or {"type": "http.disconnect"}
-
-    def _note(self, message: Message) -> Message:
-        if message["type"] == "http.disconnect":
-            self._gone = True
-        elif not message.get("more_body", False):
-            self._uploaded = True
-        return message
-
-    async def hung_up(self) -> bool:
-        """Whether the server has said so already, or says so when asked this instant."""
-        if self._may_hear_more():
-            if self._task is None or self._task.done():
-                self._task = asyncio.create_task(self._listen())
-            await asyncio.sleep(0)
-            if self._task.done():
-                self._task.result()
-        return self._gone
-
-    def _may_hear_more(self) -> bool:
-        return not (self._gone or self._waiting) and (self._kept is None or self._uploaded)
-
-    async def _listen(self) -> None:
-        """The last message of an upload is kept, and then only a hang-up can come."""
-        while self._may_hear_more():
-            message = self._note(await self._receive())
-            if not self._gone:
-                self._kept = message
-
-    def close(self) -> None:
-        """Nobody listens any more. Who was cancelled keeps where it was, and that is in here: so
-        this lets go of it, and what remains is no cycle for the collector to find."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()

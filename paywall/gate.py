@@ -10,7 +10,7 @@ does not know HTTP: an edge shows it the payment header and sends what it return
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from secrets import token_urlsafe
@@ -60,9 +60,16 @@ _BY_CHAIN: Final = (Reason.EXCEEDS_BALANCE, Reason.CHANNEL_CLOSING)
 """What a top-up, or the end of a withdrawal, would mend without telling us."""
 
 
-def _name() -> str:
-    """Of a request among those of its channel; short, because a store remembers many."""
-    return token_urlsafe(6)
+_NAME_BYTES: Final = 6
+_NAMES_AT_ONCE: Final = 256
+
+
+def _names() -> Iterator[str]:
+    """Of requests among those of their channel; short, because a store remembers many."""
+    while True:
+        drawn = token_urlsafe(_NAME_BYTES * _NAMES_AT_ONCE)
+        size = len(drawn) // _NAMES_AT_ONCE
+        yield from [drawn[at : at + size] for at in range(0, len(drawn), size)]
 
 
 class Gate:
@@ -108,11 +115,13 @@ class Gate:
         if exact:
             paid = ExactTerms(terms.asset, terms.pay_to, terms.timeout_seconds)
             self._exact = ExactGate(paid, exact, store, chain, self._chores, clock)
+        self._names = _names()
         self._running = Running(terms.withdraw_delay_seconds, clock)
         self._renewer: asyncio.Task[None] | None = None
         self.quote = lru_cache(maxsize=1024)(self._quote)
 
     async def open(self) -> None:
+        self._names = _names()  # of this process: a fork of it draws its own
         await self.store.open()
         try:
             await self.chain.open()
@@ -201,7 +210,7 @@ class Gate:
     async def _admit_voucher(
         self, payment: VoucherPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
-        request = _name()
+        request = next(self._names)
         try:
             standing = await self._reserve(payment, price, request, ticket)
         except RefusedByChannel as refusal:

@@ -645,7 +645,7 @@ async def test_case_10_nobody_listens_after_the_end() -> None:
     client = Client()
     await _connected(provider(answering()), client)
     await turns()
-    assert [t for t in asyncio.all_tasks() if "_Listener" in repr(t)] == []
+    assert [t for t in asyncio.all_tasks() if "Listener" in repr(t)] == []
 
 
 async def test_a_paid_request_leaves_nothing_for_the_garbage_collector() -> None:

@@ -767,3 +767,21 @@ async def test_a_first_payment_that_never_came_is_not_charged_with_the_second(ho
     house.ledger.change(house.agent.channel_id, balance=0)
     await house.admit(house.agent.fill(2000))
     assert (house.record.charged, house.record.held, house.record.signed) == (0, 1000, 2000)
+
+
+# -- Names ---------------------------------------------------------------------------------------
+
+
+def test_requests_have_names_of_their_own_in_every_process() -> None:
+    """They are drawn many at once: each of all 48 bits, none twice, and anew when a gate opens."""
+    ours, theirs = gates._names(), gates._names()
+    drawn = [next(names) for names in (ours, theirs) for _ in range(1000)]
+    assert len(set(drawn)) == 2000
+    assert {len(name) for name in drawn} == {8}
+
+
+async def test_a_gate_that_opens_draws_names_of_its_own(house: House) -> None:
+    before = house.gate._names
+    await house.gate.close()
+    await house.gate.open()
+    assert house.gate._names is not before

@@ -8,6 +8,7 @@ what a payment is.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NewType
 
 from paywall.protocol.errors import ConfigurationError
@@ -76,6 +77,7 @@ class Asset:
         return "USD" in self.symbol or "USD" in self.name
 
 
+@lru_cache(maxsize=64)
 def chain_id_of(network: str) -> int:
     """The EVM chain id of a CAIP-2 network such as "eip155:8453"."""
     match = _CAIP2_EVM.fullmatch(network)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -41,9 +41,9 @@ SLOW_SECONDS: Final = 0.02
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
+def served(app: ASGIApp, http: Literal["auto", "h11", "httptools"] = "auto") -> Iterator[str]:
     """Runs an app, lifespan included; gives its base URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none", http=http)
     server = uvicorn.Server(config)
     socket = config.bind_socket()
     thread = threading.Thread(target=server.run, args=([socket],), name="uvicorn", daemon=True)

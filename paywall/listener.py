@@ -1,0 +1,103 @@
+"""The app's `receive`, which can also tell, without waiting, whether the client has hung up.
+
+To ask is to listen. Of most servers a task listens: it hears what the server says next, and what it
+hears is kept for the app. It stops where one more message would have to be kept, and when the app
+listens itself. A task costs a tenth of a paid request, so uvicorn's `receive` is tried by hand: it
+takes nothing before it has something to give, so a try that would have to wait is given up without
+a loss. Of a server that is not known nobody can say that, nor of what else stands in between.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from types import MethodType
+from typing import Any, Final, cast
+
+from starlette.types import Message, Receive
+
+_TRIED_BY_HAND: Final = frozenset(
+    ("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl")
+)
+"""By name, because a provider need not have uvicorn."""
+
+
+def _may_be_tried(receive: Receive) -> bool:
+    return isinstance(receive, MethodType) and type(receive.__self__).__module__ in _TRIED_BY_HAND
+
+
+class Listener:
+    """What the app listens to, for one request."""
+
+    __slots__ = ("_by_hand", "_gone", "_kept", "_receive", "_task", "_uploaded", "_waiting")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._by_hand = _may_be_tried(receive)
+        self._task: asyncio.Task[None] | None = None
+        self._kept: Message | None = None
+        self._uploaded = False
+        self._gone = False
+        self._waiting = 0
+
+    async def __call__(self) -> Message:
+        self._waiting += 1
+        try:
+            while self._kept is None and not self._gone:
+                if self._task is None:
+                    return self._note(await self._receive())
+                # An app that stops listening does not stop the task: its message would be lost.
+                await asyncio.shield(self._task)
+                self._task = None
+        finally:
+            self._waiting -= 1
+        message, self._kept = self._kept, None
+        return message or {"type": "http.disconnect"}
+
+    def _note(self, message: Message) -> Message:
+        if message["type"] == "http.disconnect":
+            self._gone = True
+        elif not message.get("more_body", False):
+            self._uploaded = True
+        return message
+
+    async def hung_up(self) -> bool:
+        """Whether the server has said so already, or says so when asked this instant."""
+        if self._by_hand:
+            await asyncio.sleep(0)  # so that the server hears what has arrived meanwhile
+            self._try()
+        elif self._may_hear_more():
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._listen())
+            await asyncio.sleep(0)
+            if self._task.done():
+                self._task.result()
+        return self._gone
+
+    def _may_hear_more(self) -> bool:
+        return not (self._gone or self._waiting) and (self._kept is None or self._uploaded)
+
+    async def _listen(self) -> None:
+        """The last message of an upload is kept, and then only a hang-up can come."""
+        while self._may_hear_more():
+            message = self._note(await self._receive())
+            if not self._gone:
+                self._kept = message
+
+    def _try(self) -> None:
+        """The same without a task: whatever can be heard without waiting."""
+        while self._may_hear_more():
+            hearing = cast("Coroutine[Any, Any, Message]", self._receive())
+            try:
+                hearing.send(None)
+            except StopIteration as heard:
+                message = self._note(heard.value)
+                if not self._gone:
+                    self._kept = message
+            else:
+                return hearing.close()
+
+    def close(self) -> None:
+        """Nobody listens any more. Who was cancelled keeps where it was, and that is in here: so
+        this lets go of it, and what remains is no cycle for the collector to find."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()

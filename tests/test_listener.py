@@ -1,0 +1,92 @@
+"""Listening to a client that may have hung up: what uvicorn's own `receive` loses by being tried.
+
+What middleware or another server puts there is listened to by a task: see `test_exchange`.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator
+from typing import Literal
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from helpers.servers import served
+from starlette.types import Receive, Scope, Send
+
+from paywall.listener import Listener
+
+Http = Literal["h11", "httptools"]
+CHUNKS = [bytes([letter]) * 40_000 for letter in b"abcdef"]
+
+both = pytest.mark.parametrize("http", ["h11", "httptools"])
+
+
+async def _answer(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+@both
+async def test_case_10_to_ask_again_and_again_loses_nothing_of_an_upload(http: Http) -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _answer(send, await _body(Listener(receive)))
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for chunk in CHUNKS:
+            yield chunk
+            await asyncio.sleep(0.01)
+
+    with served(echo, http) as url:
+        async with httpx.AsyncClient() as client:
+            for _ in range(2):  # the connection is as good as before
+                answer = await client.post(url, content=slowly())
+                assert answer.content == b"".join(CHUNKS)
+
+
+async def _body(listener: Listener) -> bytes:
+    """An upload, by somebody who asks before and after each of its parts, and without a task."""
+    tasks = asyncio.all_tasks()
+    body, more = b"", True
+    while more:
+        for _ in range(3):
+            assert not await listener.hung_up()
+        message = await listener()
+        body += message["body"]
+        more = message["more_body"]
+    assert not await listener.hung_up()
+    assert asyncio.all_tasks() <= tasks
+    return body
+
+
+@both
+@pytest.mark.parametrize("reads", [False, True])
+def test_case_10_a_hang_up_is_heard_by_asking(http: Http, reads: bool) -> None:
+    heard: list[str] = []
+    asked, gone = threading.Event(), threading.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        listener = Listener(receive)
+        if reads:
+            heard.append((await listener())["type"])
+        heard.append(str(await listener.hung_up()))
+        asked.set()
+        for _ in range(2000):
+            if await listener.hung_up():
+                break
+            await asyncio.sleep(0.005)
+        heard.extend([message["type"] for message in (await listener(), await listener())])
+        gone.set()
+
+    with served(waiting, http) as url:
+        place = urlsplit(url)
+        with socket.create_connection((place.hostname, place.port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+            assert asked.wait(10)
+        assert gone.wait(10)
+    kept = ["False", "http.request"] if not reads else ["http.request", "False", "http.disconnect"]
+    assert heard == [*kept, "http.disconnect"]
