@@ -22,6 +22,7 @@ from paywall.deposits import (
     DEPOSIT_WAIT_SECONDS,
     TOP_UP_PAUSE_SECONDS,
     confirmed,
+    without,
 )
 from paywall.endings import EVIDENCE, ending_of, evidence_of
 from paywall.events import Deposited, Event, Events, Stopped
@@ -214,14 +215,21 @@ class Books:
 
     # -- What a provider says of a channel -------------------------------------------------------
 
-    def correct(self, intent: Intent, refusal: PaymentRequired, refused: int = 0) -> bool:
+    def correct(
+        self,
+        intent: Intent,
+        refusal: PaymentRequired,
+        refused: int = 0,
+        promise: Promise | None = None,
+    ) -> bool:
         """As `Corrections.correct`."""
-        return self.corrections.correct(new_account(intent), intent, refusal, refused)
+        return self.corrections.correct(new_account(intent), intent, refusal, refused, promise)
 
-    def lost_channel(self, intent: Intent) -> None:
-        """The provider finds no funded channel: the next payment makes a deposit."""
+    def lost_channel(self, intent: Intent, promise: Promise | None = None) -> None:
+        """The provider finds no funded channel for this promise: the next one makes a deposit."""
         with self.file.change():
-            self.file.put(replace(self._account(intent), balance=0))
+            account = without(self._account(intent), promise.deposit if promise else None)
+            self.file.put(replace(account, balance=0))
 
     def refunded(self, intent: Intent, amount: int) -> None:
         with self.file.change():

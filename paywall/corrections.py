@@ -3,6 +3,8 @@
 What our books count already needs no proof. More needs one: a signature that our books do not know
 (somebody else has this key, or the state was lost), or one of ours for a payment that was released.
 Never one that was refused for the same request: that would be a second price for one answer.
+What a channel is said to hold needs none where it is less than was thought: then a deposit is due,
+and those the policy bounds.
 
 Sources: batch-settlement EVM specification, "Client: Payment Construction", corrective 402.
 """
@@ -11,15 +13,17 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from paywall.deposits import confirmed
+from paywall.deposits import confirmed, without
 from paywall.events import Corrected, Events
 from paywall.offers import Intent
+from paywall.promises import Promise
 from paywall.protocol import eip712
+from paywall.protocol.errors import Reason
 from paywall.protocol.limits import MAX_OFFERS
 from paywall.protocol.money import Address, parse_amount
 from paywall.protocol.schemes import batch
 from paywall.protocol.x402 import PaymentRequired, decode_requirements, parse_bytes
-from paywall.walletrows import Account
+from paywall.walletrows import Account, PendingDeposit
 from paywall.walletstate import WalletState
 
 
@@ -35,14 +39,19 @@ class Corrections:
         self._events = events
 
     def correct(
-        self, unknown: Account, intent: Intent, refusal: PaymentRequired, refused: int
+        self,
+        unknown: Account,
+        intent: Intent,
+        refusal: PaymentRequired,
+        refused: int,
+        promise: Promise | None = None,
     ) -> bool:
         """Adopts a corrective 402 as far as it is proven; False when it is not.
 
         `unknown` is the channel as it is when nothing is known of it. `refused` is the price of
-        all that was refused for this request, which it was not to cost. What the provider says of
-        the balance is believed too: it only decides whether to deposit, and deposits are bounded
-        by policy.
+        all that was refused for this request, which it was not to cost, and `promise` the last of
+        it. What the provider says of the balance is believed too: it only decides whether to
+        deposit, and deposits are bounded by policy.
         """
         extra = _corrective_extra(intent, refusal)
         if extra is None or not isinstance(extra.channel_state, batch.ChannelStateWire):
@@ -55,9 +64,14 @@ class Corrections:
         proof = self._proven(intent, extra.voucher_state)
         with self._state.change():
             before = self._state.account(intent.channel_id) or unknown
-            if not _explained(before, total, proof, refused):
+            too_little = refusal.error == Reason.EXCEEDS_BALANCE.code
+            presented = _in_vain(promise, balance) if too_little else None
+            if _explained(before, total, proof, refused):
+                after = _adopted(before, total, proof, balance, presented)
+            elif too_little and balance < before.balance:
+                after = replace(without(before, presented), balance=balance)
+            else:
                 return False
-            after = _adopted(before, total, proof, balance)
             self._state.put(after)
         told = (intent.origin, "0x" + intent.channel_id.hex(), before.charged, after.charged)
         self._events.tell(Corrected(self._clock(), *told))
@@ -77,13 +91,15 @@ class Corrections:
         return signed if signer == self._authorizer else 0
 
 
-def _adopted(account: Account, total: int, proof: int, balance: int) -> Account:
+def _adopted(
+    account: Account, total: int, proof: int, balance: int, presented: PendingDeposit | None
+) -> Account:
     flying = account.flying
     charged = max(account.charged, total - flying) if flying else total
     found = charged - account.charged if flying else account.doubtful
     if account.deposit and balance >= account.balance + account.deposit.amount:
         account = confirmed(account, account.deposit)
-    return replace(
+    adopted = replace(
         account,
         charged=charged,
         signed=max(account.signed, proof),
@@ -92,6 +108,15 @@ def _adopted(account: Account, total: int, proof: int, balance: int) -> Account:
         # What was charged was deposited once, by whoever else has this key.
         deposited=max(account.deposited, charged),
     )
+    return without(adopted, presented)
+
+
+def _in_vain(promise: Promise | None, balance: int) -> PendingDeposit | None:
+    """The deposit of a promise that it would have saved, had it been made: so it is not to come."""
+    deposit = promise.deposit if promise else None
+    if promise is None or deposit is None or balance + deposit.amount < promise.amount:
+        return None
+    return deposit
 
 
 def _explained(account: Account, total: int, proof: int, refused: int) -> bool:

@@ -25,7 +25,13 @@ from paywall.instant import Instant
 from paywall.mirror import PAUSES_SECONDS, Mirror
 from paywall.payers import Payers
 from paywall.protocol import channel as rules
-from paywall.protocol.channel import ChainState, Channel, NeedsChain, Standing
+from paywall.protocol.channel import (
+    ChainState,
+    Channel,
+    NeedsChain,
+    RefusedByChannel,
+    Standing,
+)
 from paywall.protocol.errors import (
     ChainUnavailable,
     ConfigurationError,
@@ -181,6 +187,10 @@ class Deposits:
             rules.reserve(then, voucher.voucher, price, "", int(self._clock() * 1000))
         except NeedsChain as error:
             raise ChainUnavailable("the chain's word on this channel is too old") from error
+        except (
+            RefusedByChannel
+        ) as refusal:  # nothing was put on chain: the payer sees what is there
+            raise RefusedByChannel(refusal.reason, replace(then, chain=chain)) from refusal
         return chain
 
     async def _make(self, payment: DepositPayment, price: int) -> Mined | None:

@@ -2,7 +2,9 @@
 
 Of a deposit only one can ever be mined until a receipt has confirmed it: what has left is sent
 again as it is, or signed again under its own salt. One that has expired unheard of is supposed to
-be mined: a voucher alone will find out, and risks nothing.
+be mined: a voucher alone will find out, and risks nothing. One that was presented, and leaves the
+channel as empty as it was, is as good as mined: its money has come and gone, or its provider lies.
+It counts as deposited then, and the next one has a salt of its own.
 
 A channel is filled before it is dry: when less than `top_up_percent` of the usual deposit would be
 left, one payment takes a deposit with it and the others go on. That is no more than convenient, so
@@ -60,6 +62,18 @@ def confirmed(account: Account, deposit: PendingDeposit) -> Account:
         deposit=None,
         deposit_until=0.0,
     )
+
+
+def without(account: Account, presented: PendingDeposit | None) -> Account:
+    """The channel after a deposit was `presented` and did not help; what is in it is to be told.
+
+    Signed again under its own salt it would never help. So it counts as money that has left.
+    """
+    known = account.deposit
+    if known is None or presented is None or known.salt != presented.salt:
+        return account
+    deposited = account.deposited + known.amount
+    return replace(account, deposit=None, deposited=deposited, deposit_until=0.0)
 
 
 @dataclass(frozen=True)

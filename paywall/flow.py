@@ -73,8 +73,8 @@ def pay(wallet: Wallet, request: httpx.Request) -> Flow:
             return response
         remember(wallet, request, refusal)
         refused += promise.intent.price
-        top_up = isinstance(promise, Promise) and promise.top_up
-        quote = _next_quote(wallet, promise.intent, refusal, tried, refused, top_up)
+        made = promise if isinstance(promise, Promise) else None
+        quote = _next_quote(wallet, promise.intent, refusal, tried, refused, made)
         promise = yield from _agree(wallet, request, quote)
 
 
@@ -175,7 +175,7 @@ def _next_quote(
     refusal: PaymentRequired,
     tried: set[str],
     refused: int = 0,
-    top_up: bool = False,
+    promise: Promise | None = None,
 ) -> PaymentRequired:
     """What to accept after a refusal, when its cause can be mended and was not tried before."""
     reason = printable(str(refusal.error or ""))
@@ -186,13 +186,13 @@ def _next_quote(
         if isinstance(intent, ExactIntent):
             pass  # who has refused a transfer has it still: a second one could be a second price
         elif reason in _CORRECTABLE:
-            mended = wallet.books.correct(intent, refusal, refused)
+            mended = wallet.books.correct(intent, refusal, refused, promise)
         elif reason == Reason.CHANNEL_NOT_FOUND.code:
-            wallet.books.lost_channel(intent)
+            wallet.books.lost_channel(intent, promise)
             mended = True
         else:
             mended = all(bytes(raw) != bytes(intent.accepted) for raw in refusal.accepts)
-    if not mended and top_up and "deposit" not in tried:
+    if not mended and promise and promise.top_up and "deposit" not in tried:
         tried.add("deposit")  # the channel has enough in it without
         mended = True
     if not mended:

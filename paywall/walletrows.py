@@ -22,6 +22,7 @@ class PendingDeposit(msgspec.Struct, frozen=True, omit_defaults=True):
 
     While it is valid it is sent again as it is. When it has expired it is supposed to be mined, and
     if the provider denies that, it is signed again with its own salt: the token takes one of them.
+    One that was presented in vain counts as deposited, and another takes its place.
     """
 
     amount: int

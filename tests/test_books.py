@@ -22,6 +22,7 @@ from helpers.agent import (
     read_payment,
     receipt_of,
 )
+from msgspec.structs import replace
 
 from paywall.deposits import DEPOSIT_WAIT_SECONDS
 from paywall.offers import Intent
@@ -82,7 +83,8 @@ def pay(wallet: Wallet, intent: Intent, times: int = 1) -> Promise:
 def correct(wallet: Wallet, refused: Promise, told: Json, error: str = MISMATCH) -> bool:
     """What a provider's correction comes to, after its refusal."""
     wallet.books.release(refused)
-    return wallet.books.correct(refused.intent, quote(told, error=error), refused.intent.price)
+    refusal, price = quote(told, error=error), refused.intent.price
+    return wallet.books.correct(refused.intent, refusal, price, refused)
 
 
 # -- Totals --------------------------------------------------------------------------------------
@@ -425,6 +427,45 @@ def test_a_deposit_is_never_made_twice_whatever_the_provider_says(wallet):
     assert wallet.file.totals().outlay == DEPOSIT
 
 
+def test_a_deposit_whose_money_has_come_and_gone_is_followed_by_another(wallet):
+    """Its answer was lost; signed again under its own salt it would be refused for ever."""
+    intent = want(wallet)
+    wallet.books.keep(wallet.books.begin(intent))
+    again = wallet.books.begin(intent)
+    wallet.books.release(again)
+    wallet.books.lost_channel(intent, again)
+    assert wallet.file.totals().outlay == DEPOSIT  # perhaps the provider lies: it counts
+    another = wallet.books.begin(intent)
+    assert sent_deposit(wallet, another)[1] != sent_deposit(wallet, again)[1]
+    assert wallet.file.totals().outlay == 2 * DEPOSIT
+
+
+def test_a_deposit_that_would_have_done_and_did_not_is_followed_by_another(wallet):
+    intent = want(wallet)
+    wallet.books.keep(wallet.books.begin(intent))
+    again = wallet.books.begin(intent)
+    told = corrected(channel_of(intent), 0, None, again.amount - 1)
+    assert correct(wallet, again, told, EXCEEDS)
+    after = account(wallet, intent)
+    assert (after.deposit, after.deposited, after.balance) == (None, DEPOSIT, again.amount - 1)
+    assert sent_deposit(wallet, wallet.books.begin(intent))[1] != sent_deposit(wallet, again)[1]
+
+
+def test_a_deposit_that_could_not_have_done_is_enlarged(make):
+    """It may be good still, so what comes next is the same authorization."""
+    wallet = make(deposit="$0.2", per_deposit="$1")
+    intent = want(wallet)
+    pay(wallet, intent)
+    with wallet.file.change():
+        wallet.file.put(replace(account(wallet, intent), signed=900_000, balance=900_000))
+    small = wallet.books.begin(intent)
+    assert (small.amount, sent_deposit(wallet, small)[0]) == (900_001, 200_000)
+    assert correct(wallet, small, corrected(channel_of(intent), 0, None, 200_000), EXCEEDS)
+    bigger = wallet.books.begin(intent)
+    assert sent_deposit(wallet, bigger)[:2] == (700_002, sent_deposit(wallet, small)[1])
+    assert wallet.file.totals().outlay == 200_000 + 700_002
+
+
 def test_a_deposit_that_has_become_too_small_is_enlarged_not_added_to(make, tmp_path):
     modest = make(tmp_path / "w.db", deposit="$0.2")
     small = modest.books.begin(want(modest))
@@ -453,7 +494,7 @@ def test_hostile_providers_get_no_more_than_the_total_together(make):
         ending = dice.choice((wallet.books.release, wallet.books.keep, lambda p: settle(wallet, p)))
         ending(promise)
         if dice.random() < 0.5:
-            wallet.books.lost_channel(intent)
+            wallet.books.lost_channel(intent, dice.choice((None, promise)))
         wallet.clock.now += dice.choice((0, 1, 200, 400))
         assert sum(mined.values()) <= 1_000_000
         assert wallet.spent() <= wallet.file.totals().outlay <= 1_000_000
@@ -569,6 +610,19 @@ def test_a_total_that_our_books_know_needs_no_proof(wallet):
     pay(wallet, intent, 5)
     refused = wallet.books.begin(intent)
     assert correct(wallet, refused, corrected(channel_of(intent), 5_000, None, 5_000), EXCEEDS)
+    assert (wallet.spent(), account(wallet, intent).balance) == (5_000, 5_000)
+    assert wallet.books.begin(intent).deposit
+
+
+def test_a_lower_balance_is_believed_although_the_total_is_not_proven(wallet):
+    """The answer to a refund was lost: without this no payment would ever fit the channel again."""
+    intent = want(wallet)
+    pay(wallet, intent, 5)
+    refused = wallet.books.begin(intent)
+    told = corrected(channel_of(intent), 9_000, None, 5_000)
+    assert not correct(wallet, refused, told, MISMATCH)
+    assert account(wallet, intent).balance == DEPOSIT
+    assert correct(wallet, wallet.books.begin(intent), told, EXCEEDS)
     assert (wallet.spent(), account(wallet, intent).balance) == (5_000, 5_000)
     assert wallet.books.begin(intent).deposit
 

@@ -19,7 +19,7 @@ from paywall.alarms import Alarm, DepositLost
 from paywall.deposit_gate import DepositRules
 from paywall.gate import Gate
 from paywall.protocol import claims, eip712
-from paywall.protocol.channel import Channel
+from paywall.protocol.channel import Channel, RefusedByChannel
 from paywall.protocol.errors import (
     ChainUnavailable,
     ConfigurationError,
@@ -167,6 +167,17 @@ async def test_a_deposit_of_which_no_answer_told_begins_a_channel_without_debt(
     record = await house.record(agent)
     assert record is not None
     assert (record.balance, record.charged) == (FILL, PRICE)
+
+
+async def test_a_deposit_that_was_not_made_is_not_shown_as_balance(house: House) -> None:
+    """Its payer would count on it, and sign another one beside it."""
+    gate, agent = await house.worker(), house.agent()
+    await gate.charge(await admit(gate, agent.fill(PRICE)), PRICE)
+    with pytest.raises(RefusedByChannel) as refused:
+        await admit(gate, agent.fill(PRICE, salt=2))
+    assert refused.value.reason is Reason.CUMULATIVE_MISMATCH
+    assert (refused.value.channel.balance, refused.value.channel.charged) == (FILL, PRICE)
+    assert house.deposits == 1
 
 
 async def test_the_next_deposit_need_not_wait_for_the_last_turn_to_expire(house: House) -> None:

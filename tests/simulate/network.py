@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable
 from random import Random
 from typing import Any, Final
+from zlib import crc32
 
 import httpx
 import msgspec
@@ -97,7 +98,7 @@ class Call:
             return
         if message["type"] == "http.response.start":
             self._start = message
-            self._network.left(message)
+            self._network.left(message, self.asked)
             return
         assert self._start is not None
         chunk, over = message.get("body", b""), not message.get("more_body", False)
@@ -182,8 +183,10 @@ class Network:
         """Something arrives after a while, whoever is alive then."""
         self.loop.call_later(self.faults.delay("network"), act, *told, context=self._context)
 
-    def left(self, start: Message) -> None:
+    def left(self, start: Message, asked: Asked) -> None:
         """The head of an answer leaves a worker; a run and a receipt mean that it was paid."""
+        if start["status"] == 402:
+            self._oracle.refuses(asked)
         if start["status"] >= 400:
             return
         headers = dict(start["headers"])
@@ -269,13 +272,14 @@ class Wire(httpx.AsyncBaseTransport):
         if faults.strikes("connection refused") or not network.worker_of(request.url.host):
             await asyncio.sleep(faults.delay("network"))
             raise httpx.ConnectError("connection refused")
-        call = Call(network, request, Asked(self._goal()))
+        name = crc32(request.headers.get(PAYMENT_SIGNATURE, "").encode())
+        call = Call(network, request, Asked(self._goal(), name))
         self._process.on_death[call] = call.hang_up
         network.watch(request)
         if not faults.strikes("request lost"):
             self._send(call)
         if faults.strikes("request duplicated"):
-            twin = Call(network, request, Asked(call.asked.goal, copy=True))
+            twin = Call(network, request, Asked(call.asked.goal, name, copy=True))
             twin.head.add_done_callback(_forget)
             self._send(twin)
         timer = network.loop.call_later(

@@ -7,7 +7,8 @@ channel, what must have been charged, and says at once when the record says othe
     a charge adds its amount, once, and only where a request was let in and not let go
     nothing else adds anything; a total is used by one request only
     an answer leaves when its charge is in the store
-    one request of an agent is charged once, whatever was resent, refused, corrected or repeated
+    one request of an agent is charged once, whatever was resent, refused, corrected or repeated;
+      only what the network has copied of a refused payment may come on top
     only a hold whose time is over vanishes by itself
 
 What a fail-over takes back is no violation: it is a *loss*, and is counted, less what the payer's
@@ -32,12 +33,14 @@ HOLD_MS: Final = 1000 * HOLD_SECONDS
 class Asked:
     """One sending of one payment, as the network saw it.
 
-    `goal` is what an agent wanted, once; a stranger's replay has none, and is `goal` zero. A `copy`
-    was made by the network. One whose original was refused may be good later: no signature can be
-    taken back. Then the agent has paid twice, which it has promised, and that is counted.
+    `goal` is what an agent wanted, once; a stranger's replay has none, and is `goal` zero. What was
+    signed for it is a `payment`. A `copy` was made by the network. One whose original was refused
+    may be good at another moment: no signature can be taken back. Then the agent has paid twice,
+    which it has promised, and that is counted.
     """
 
     goal: int
+    payment: int = 0
     copy: bool = False
     request: str = ""
     channel: bytes = b""
@@ -69,8 +72,15 @@ class Held:
     price: int
     total: int
     deadline_ms: int
-    goal: int
-    copy: bool
+    asked: Asked
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A charge that the store has, and for which sending."""
+
+    amount: int
+    asked: Asked
 
 
 @dataclass
@@ -82,7 +92,7 @@ class Book:
 
     sums: dict[str, int] = field(default_factory=lambda: {"charged": 0})
     held: dict[str, Held] = field(default_factory=dict)
-    charges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    charges: dict[str, Charge] = field(default_factory=dict)
     used: dict[int, str] = field(default_factory=dict)
     ever: dict[str, int] = field(default_factory=dict)
     earned: int = 0
@@ -115,7 +125,8 @@ class Oracle:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.books: dict[bytes, Book] = {}
-        self.goals: Counter[int] = Counter()
+        self.goals: dict[int, list[Asked]] = {}
+        self.refused: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.digest = 0
@@ -200,7 +211,7 @@ class Oracle:
         self.expect(not twice, channel_id, f"the total {op.amount} buys a second answer")
         book.put(book.used, op.amount, op.request)
         asked = op.asked or Asked(0)
-        held = Held(op.price, op.amount, now_ms + HOLD_MS, asked.goal, asked.copy)
+        held = Held(op.price, op.amount, now_ms + HOLD_MS, asked)
         book.put(book.held, op.request, held)
         if op.asked:
             op.asked.request, op.asked.channel = op.request, channel_id
@@ -241,21 +252,29 @@ class Oracle:
         if op.amount == 0:
             return self._let_go(book, op.request)
         book.put(book.held, op.request, None)
-        book.put(book.charges, op.request, (op.amount, held.goal))
+        book.put(book.charges, op.request, Charge(op.amount, held.asked))
         book.put(book.sums, "charged", book.charged + op.amount)
         book.earned += op.amount
         book.ever[op.request] = op.amount
         self.counts["payments"] += 1
-        self._count_goal(channel_id, held)
+        self._count_goal(channel_id, held.asked)
 
-    def _count_goal(self, channel_id: bytes, held: Held) -> None:
-        if not held.goal:
+    def _count_goal(self, channel_id: bytes, asked: Asked) -> None:
+        """One payment of a request is charged, and once. Only a copy of one that was refused may
+
+        come on top, before the payment that took its place or after it.
+        """
+        if not asked.goal:
             return
-        self.goals[held.goal] += 1
-        if self.goals[held.goal] > 1 and held.copy:
+        paid = self.goals.setdefault(asked.goal, [])
+        paid.append(asked)
+        if len(paid) == 1:
+            return
+        others = [one for one in paid if not (one.copy and one.payment in self.refused)]
+        if len(others) > 1 or len({one.payment for one in paid}) < len(paid):
+            self.violated(channel_id, f"request {asked.goal} of an agent was charged twice")
+        else:
             self.counts["copies of refused payments charged"] += 1
-        elif self.goals[held.goal] > 1:
-            self.violated(channel_id, f"request {held.goal} of an agent was charged twice")
 
     def _compare(self, channel_id: bytes, book: Book, after: Channel) -> None:
         if book.charged < after.claimed:  # the chain has kept what the store has lost
@@ -277,21 +296,21 @@ class Oracle:
         """A verb that a fail-over took back."""
         for table, key, value in reversed(changes):
             if table is book.charges and isinstance(key, str):
-                self._lose(channel_id, book, *book.charges[key])
+                self._lose(book, book.charges[key])
             _put(table, key, value)
         self.note(channel_id, "undone", op.verb, op.request[:6])
 
-    def _lose(self, channel_id: bytes, book: Book, amount: int, goal: int) -> None:
-        if goal:
-            self.goals[goal] -= 1
+    def _lose(self, book: Book, lost: Charge) -> None:
+        if lost.asked.goal:
+            self.goals[lost.asked.goal].remove(lost.asked)
         book.losses += 1
         self.counts["charges lost"] += 1
 
     def flushed(self, channel_id: bytes) -> None:
         """The store has forgotten the channel."""
         book = self.book(channel_id)
-        for amount, goal in book.charges.values():
-            self._lose(channel_id, book, amount, goal)
+        for lost in book.charges.values():
+            self._lose(book, lost)
         book.held.clear()
         book.charges.clear()
         book.used.clear()
@@ -313,6 +332,10 @@ class Oracle:
         """A payer's signature was seen on the network."""
         book = self.book(channel_id)
         book.signed = max(book.signed, total)
+
+    def refuses(self, asked: Asked) -> None:
+        """A refusal leaves a worker: whoever hears it may pay anew."""
+        self.refused.add(asked.payment)
 
     def ran(self, run: str, asked: Asked) -> Run:
         """A handler begins. It writes into the run what it costs."""
