@@ -20,6 +20,7 @@ from rich.table import Table
 
 from paywall.chain.devnet import Devnet
 from paywall.cli_closing import close_channel, recover_channels, withdraw_channels
+from paywall.cli_dashboard import dashboard
 from paywall.cli_facilitator import facilitator
 from paywall.cli_fetch import fetch
 from paywall.cli_ledger import ledger
@@ -135,7 +136,19 @@ def devnet(
         stop.wait()
 
 
-for command in (fetch, channels, claim, settle, refund, facilitator, proxy, init, doctor, check):
+for command in (
+    fetch,
+    channels,
+    claim,
+    settle,
+    refund,
+    facilitator,
+    proxy,
+    dashboard,
+    init,
+    doctor,
+    check,
+):
     app.command()(command)
 app.command("limits")(limits)
 app.command("close")(close_channel)

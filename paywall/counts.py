@@ -92,6 +92,20 @@ def sum_of(parts: Iterable[Counts]) -> Counts:
     return total
 
 
+def difference(one: Counts, other: Counts) -> Counts:
+    """What one has more than the other, which it includes."""
+    less = Counts()
+    for name, route in one.routes.items():
+        before = other.routes.get(name) or RouteCounts()
+        less.routes[name] = RouteCounts(
+            {what: count - before.outcomes.get(what, 0) for what, count in route.outcomes.items()},
+            [a - b for a, b in zip(route.latency, before.latency, strict=True)],
+            route.latency_us - before.latency_us,
+        )
+    less.reasons = {why: n - other.reasons.get(why, 0) for why, n in one.reasons.items()}
+    return less
+
+
 def quantile_us(latency: list[int], share: float) -> int | None:
     """The bound below which this share of the answers is; None without any, or above all bounds."""
     wanted, seen = share * sum(latency), 0

@@ -18,7 +18,7 @@ from typing import Final
 
 from paywall.alarms import Board, ChainUnreachable, JobFailed, Listener, to_log
 from paywall.chain import Chain, Mined
-from paywall.chain.desk import Deed, Desk
+from paywall.chain.desk import Deed, Desk, job_on
 from paywall.chain.errands import Claimed as Claimed
 from paywall.chain.errands import Done as Done
 from paywall.chain.errands import Settled as Settled
@@ -44,11 +44,6 @@ RENEW_SECONDS: Final = 10
 ALL_ROWS: Final = 1_000_000
 """More channels than owe anything at one time."""
 assert 2 * RENEW_SECONDS < LEASE_SECONDS, "one missed renewal must not lose the lease"
-
-
-def job_on(network: str) -> str:
-    """The name of the lease, under which the desk's notes are."""
-    return f"claims:{network}"
 
 
 class Claimer:

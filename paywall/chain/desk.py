@@ -110,6 +110,11 @@ class Outlook(msgspec.Struct, frozen=True, array_like=True):
     alarms: tuple[tuple[str, str, str], ...] = ()
 
 
+def job_on(network: str) -> str:
+    """The name of a claimer's lease, under which the desk's notes are."""
+    return f"claims:{network}"
+
+
 _T = TypeVar("_T")
 _encode: Final[Callable[[object], bytes]] = msgspec.msgpack.Encoder().encode
 
