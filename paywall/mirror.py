@@ -56,7 +56,12 @@ class Mirror:
             raise Refused(Reason.CHANNEL_NOT_FOUND)  # strangers' inventions are not written down
         self.strangers.present(payment.channel_id)
         channel = await self._store.record(
-            payment.channel_id, self._chain.network, payment.config, chain, max(0, evidence)
+            payment.channel_id,
+            self._chain.network,
+            payment.config,
+            chain,
+            max(0, evidence),
+            payment.voucher,
         )
         if channel.balance == 0:
             raise Refused(Reason.CHANNEL_NOT_FOUND)

@@ -209,15 +209,22 @@ def check(channel: Channel) -> Channel:
 
 
 def open_channel(
-    channel_id: bytes, network: str, config: ChannelConfig, chain: ChainState, evidence: int
+    channel_id: bytes,
+    network: str,
+    config: ChannelConfig,
+    chain: ChainState,
+    evidence: int,
+    proof: Voucher | None = None,
 ) -> Channel:
     """A record for a channel that the store does not know.
 
     `evidence` is the total that the payer's own signature implies was charged before (voucher less
-    price; zero for a channel that just began). Nothing at or below it is accepted again.
+    price; zero for a channel that just began). Nothing at or below it is accepted again. `proof` is
+    that signature: whatever becomes of its request, what is owed can be claimed by it.
     """
     charged = max(chain.claimed, min(evidence, chain.balance))
-    return Channel(channel_id, network, config, chain, charged=charged, floor=charged)
+    voucher = proof if proof and chain.claimed < charged <= proof.amount else None
+    return Channel(channel_id, network, config, chain, charged, voucher, floor=charged)
 
 
 def observe(channel: Channel, chain: ChainState) -> Channel:

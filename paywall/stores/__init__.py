@@ -86,8 +86,10 @@ class Store(Protocol):
         config: ChannelConfig,
         chain: ChainState,
         evidence: int,
+        proof: Voucher | None = None,
     ) -> Channel:
-        """Takes over what the chain says; an unknown channel is opened with `evidence`."""
+        """Takes over what the chain says; an unknown channel is opened with `evidence`, and the
+        voucher that it was taken from."""
 
     async def begin_refund(
         self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str

@@ -194,6 +194,7 @@ class RedisStore(RedisLeases, RedisTallies):
         config: ChannelConfig,
         chain: ChainState,
         evidence: int,
+        proof: Voucher | None = None,
     ) -> Channel:
         static = redis_records.pack_static(network, config)
         return await self._change(
@@ -201,6 +202,7 @@ class RedisStore(RedisLeases, RedisTallies):
             channel_id,
             (*redis_records.chain_words(chain), static),
             (config.withdraw_delay_seconds, str(evidence)),
+            (str(proof.amount), proof.signature) if proof else ("", ""),
             keys=(self._logs[channel_id[0]], self._tags[channel_id[0]] + b"all"),
         )
 

@@ -170,11 +170,13 @@ class RuleStore(RuleLeases, RuleTallies):
         config: ChannelConfig,
         chain: ChainState,
         evidence: int,
+        proof: Voucher | None = None,
     ) -> Channel:
         def rule(slot: Slot, now_ms: int) -> Slot:
             before = slot.record
             if before is None:
-                after = channels.open_channel(channel_id, network, config, chain, evidence)
+                known = (channel_id, network, config)
+                after = channels.open_channel(*known, chain, evidence, proof)
             else:
                 after = channels.observe(before, chain)
             return Slot(after, None, _risen(before, after))

@@ -329,7 +329,9 @@ class ChannelMachine(RuleBasedStateMachine):
         return outcome
 
     def _record(self, reading: ChainState, evidence: int = 77) -> None:
-        self._play(lambda store: store.record(CHANNEL_ID, NETWORK, CONFIG, reading, evidence))
+        self._play(
+            lambda store: store.record(CHANNEL_ID, NETWORK, CONFIG, reading, evidence, voucher(80))
+        )
 
     def _begin_refund(self, signed: int, amount: int | None, request: str) -> object:
         return self._play(

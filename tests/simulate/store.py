@@ -195,9 +195,10 @@ class StoreLink(RuleStore):
         config: ChannelConfig,
         chain: ChainState,
         evidence: int,
+        proof: Voucher | None = None,
     ) -> Channel:
         self._op = Op("record", amount=evidence)
-        return await super().record(channel_id, network, config, chain, evidence)
+        return await super().record(channel_id, network, config, chain, evidence, proof)
 
     async def begin_refund(
         self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str

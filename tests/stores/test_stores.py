@@ -96,6 +96,31 @@ async def test_an_unknown_channel_is_opened_with_its_evidence(store: Store) -> N
     assert await record_of(store) == opened
 
 
+async def test_case_41_what_a_signature_restored_is_claimed_by_it(store: Store) -> None:
+    """Whatever becomes of the request that it came with."""
+    opened = await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10_000, 50), 300, voucher(400))
+    assert (opened.charged, opened.voucher, opened.floor) == (300, voucher(400), 300)
+    assert await store.claimable() == [opened] == [await record_of(store)]
+    assert await reason_of(store, 10_001, 1) is Reason.EXCEEDS_BALANCE
+    assert await store.claimable() == [opened]
+    await store.reserve(CHANNEL_ID, voucher(400), 100, "a")
+    charged = await store.charge(CHANNEL_ID, "a", 100)
+    assert charged.charged == 400
+
+
+@pytest.mark.parametrize(("claimed", "evidence"), [(0, 0), (300, 300), (500, 300)])
+async def test_a_signature_that_restores_nothing_is_not_kept(
+    store: Store, claimed: int, evidence: int
+) -> None:
+    proof = voucher(400)
+    opened = await store.record(
+        CHANNEL_ID, NETWORK, CONFIG, chain(10_000, claimed), evidence, proof
+    )
+    assert (opened.charged, opened.voucher) == (claimed, None)
+    assert await record_of(store) == opened
+    assert await store.claimable() == []
+
+
 async def test_a_known_channel_takes_over_the_chain_and_no_evidence(opened: Store) -> None:
     newer = await opened.record(CHANNEL_ID, NETWORK, CONFIG, chain(20_000, block=2), 5000)
     assert (newer.balance, newer.charged) == (20_000, 0)

@@ -1,7 +1,8 @@
 -- Takes over what the chain says; an unknown channel is opened with the payer's own evidence.
 -- KEYS  record, holds, channels that owe, ledger, all channels
 -- ARGV  channel id, balance, claimed, withdraw amount, requested at, refund nonce, block, read at ms,
---       packed network and config, withdraw delay, evidence
+--       packed network and config, withdraw delay, evidence, amount and signature of the
+--       voucher that it was taken from ('' without one)
 local key, id = KEYS[1], ARGV[1]
 local r = load(key)
 ours(KEYS[2], KEYS[3])
@@ -12,6 +13,10 @@ if not r then
   local charged = max(claimed, less(balance, evidence) and balance or evidence)
   r = {bl = '0', c = charged, s = ARGV[9], dl = ARGV[10], f = charged, w = ' ', n = 0, hp = '0', hn = 0,
     he = '0', d = ' ', u = '0'}
+  local voucher = ARGV[12]
+  if voucher ~= '' and less(claimed, charged) and not less(voucher, charged) then
+    r.v, r.g = voucher, ARGV[13]
+  end
   redis.call('ZADD', KEYS[5], 0, id)
 end
 observe(KEYS[3], id, r, 2)
