@@ -25,6 +25,7 @@ from paywall.chain.errands import Settled as Settled
 from paywall.chain.errands import ring_poison
 from paywall.chain.own import OwnChain
 from paywall.chain.returns import Returns
+from paywall.chain.rota import Rota
 from paywall.chain.round import Round
 from paywall.chain.sift import sift
 from paywall.chain.watcher import Watch, Watcher, in_turns, reread
@@ -75,6 +76,7 @@ class Claimer:
         self._owner = token_hex(8)
         self.board = Board(alarms)
         self._watcher = Watcher(store, chain, self.board, watch, clock) if watch else None
+        self._rota = Rota(store)
         self._returns = Returns(store, chain, self._policy, assets, clock)
 
     async def run(self, interval_seconds: float) -> None:
@@ -105,7 +107,7 @@ class Claimer:
         head = await self._chain.head()
         now_ms = max(int(self._clock() * 1000), 1000 * head.mined_at)
         parts = self._store, self._chain, desk, self.board, self._policy, self._assets, now_ms
-        done = await Round(*parts).run()
+        done = await Round(*parts, self._rota).run()
         await self._returns.idle()
         return done
 

@@ -10,6 +10,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from paywall.protocol.channel import Channel
+from paywall.protocol.limits import (
+    CLAIM_AGAIN_LEAVING_SECONDS,
+    CLAIM_AGAIN_LONGEST_SECONDS,
+    CLAIM_AGAIN_SECONDS,
+)
 from paywall.protocol.money import ZERO_ADDRESS, Address
 from paywall.stores import Store
 
@@ -110,6 +115,21 @@ class Outlook(msgspec.Struct, frozen=True, array_like=True):
     alarms: tuple[tuple[str, str, str], ...] = ()
 
 
+class Setback(msgspec.Struct, frozen=True, array_like=True):
+    """Claims in a row that were mined and changed nothing, and when the last one was seen."""
+
+    times: int = 0
+    at_ms: int = 0
+
+    def ends_at_ms(self, leaves: bool) -> int:
+        """When to claim again: at once after the first, then twice as long after each; of a payer
+        that `leaves`, soon all the same."""
+        if self.times < 2:
+            return 0
+        longest = CLAIM_AGAIN_LEAVING_SECONDS if leaves else CLAIM_AGAIN_LONGEST_SECONDS
+        return self.at_ms + 1000 * min(longest, CLAIM_AGAIN_SECONDS << min(self.times, 32))
+
+
 def job_on(network: str) -> str:
     """The name of a claimer's lease, under which the desk's notes are."""
     return f"claims:{network}"
@@ -163,6 +183,12 @@ class Desk:
 
     async def put_withdrawing(self, channels: dict[bytes, int]) -> None:
         await self._write("withdrawing", channels)
+
+    async def setback(self) -> Setback:
+        return await self._read("setback", Setback, Setback())
+
+    async def put_setback(self, setback: Setback) -> None:
+        await self._write("setback", setback)
 
     async def pots(self) -> set[tuple[Address, Address]]:
         """Receivers and tokens for which something was claimed."""

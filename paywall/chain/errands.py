@@ -19,7 +19,7 @@ from paywall.alarms import (
     TransactionStuck,
 )
 from paywall.chain import Mined
-from paywall.chain.desk import CLAIM, RESUMED, SETTLEMENT, Aside, Deed, Desk, Errand
+from paywall.chain.desk import CLAIM, RESUMED, SETTLEMENT, Aside, Deed, Desk, Errand, Setback
 from paywall.chain.own import FeeTooHigh, InFlight, OwnChain, Written
 from paywall.chain.sift import sift
 from paywall.chain.watcher import in_turns, note_withdrawals, reread
@@ -90,9 +90,9 @@ class Errands:
         try:
             mined = await self._chain.resume(in_flight, written)
         except Reverted as error:  # mined, and somebody had moved a channel: the next plan sees it
-            self._ring_failed(error.transaction)
+            await self._set_back(error.transaction)
             mined = None
-        await self._finish(errand.name, errand.channels)
+        await self._finish(errand.name, errand.channels, mined is not None)
         if mined:
             self.done.resumed.append(mined)
             await self._desk.put_deed(self._deed(RESUMED, mined, len(errand.channels)))
@@ -107,12 +107,14 @@ class Errands:
         try:
             mined = await self._chain.claim(good, self._written(name, ids))
         except Reverted as error:
-            self._ring_failed(error.transaction)
-            await self._finish(name, ids)
+            await self._set_back(error.transaction)
+            await self._finish(name, ids, False)
             return
-        shown = await self._finish(name, ids)
+        shown = await self._finish(name, ids, True)
         if any(claimable_total(row) > shown.get(row.channel_id, 0) for row in good.channels):
-            return self._ring_failed(mined.transaction)
+            return await self._set_back(mined.transaction)
+        if (await self._desk.setback()).times:
+            await self._desk.put_setback(Setback())
         self._board.lift(ClaimFailed, self._chain.network)
         self.done.claimed.append(Claimed(good, mined))
         config = good.channels[0].config
@@ -128,9 +130,9 @@ class Errands:
         except Reverted as error:
             text = f"the token will not pay {show_address(receiver)}: {error.reason}"
             self._board.ring(PoisonRow, show_address(receiver), text)
-            await self._finish(name, ())
+            await self._finish(name, (), True)
             return
-        await self._finish(name, ())
+        await self._finish(name, (), True)
         self._board.lift(PoisonRow, show_address(receiver))
         if mined:
             self.done.settled.append(Settled(receiver, token, amount, mined))
@@ -158,21 +160,23 @@ class Errands:
 
         return written
 
-    async def _finish(self, name: str, channels: tuple[bytes, ...]) -> dict[bytes, int]:
+    async def _finish(
+        self, name: str, channels: tuple[bytes, ...], succeeded: bool
+    ) -> dict[bytes, int]:
         """Crosses an errand out; what the contract shows as claimed of its channels now."""
-        shown = await self._record(channels)
+        shown = await self._record(channels, succeeded)
         await self._desk.drop_errand(name)
         self._board.lift(TransactionStuck, name)
         return shown
 
-    async def _record(self, channel_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Tells the store what the chain says of these channels."""
+    async def _record(self, channel_ids: Sequence[bytes], succeeded: bool) -> dict[bytes, int]:
+        """Tells the store what the chain says, and notes who leaves and was claimed."""
         found = await in_turns(self._reread, channel_ids)
         known = [channel for channel in found if channel]
         await note_withdrawals(self._desk, known)
         withdrawing = await self._desk.withdrawing()
         claimed = {key: self._now_ms for key in channel_ids if key in withdrawing}
-        if claimed:
+        if claimed and succeeded:
             await self._desk.put_withdrawing({**withdrawing, **claimed})
         return {channel.channel_id: channel.claimed for channel in known}
 
@@ -207,7 +211,10 @@ class Errands:
             return True
         return False
 
-    def _ring_failed(self, transaction: bytes | None) -> None:
+    async def _set_back(self, transaction: bytes | None) -> None:
+        """A claim came to nothing: the owner hears of it, and it is not made in every round."""
+        times = (await self._desk.setback()).times + 1
+        await self._desk.put_setback(Setback(times, self._now_ms))
         named = show_bytes(transaction) if transaction else "a claim"
         text = f"{named} is said to be mined, and the contract does not show what it claims"
         self._board.ring(ClaimFailed, self._chain.network, text)

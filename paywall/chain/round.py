@@ -10,12 +10,12 @@ from paywall.alarms import Board, ClaimLate, GasTooDear, MoneyLost, PoisonRow
 from paywall.chain.desk import Aside, Desk, Outlook
 from paywall.chain.errands import Done, Errands
 from paywall.chain.own import OwnChain
+from paywall.chain.rota import Rota
 from paywall.chain.watcher import in_turns, note_withdrawals, reread
 from paywall.protocol import claims
 from paywall.protocol.channel import Channel
 from paywall.protocol.claim_policy import is_worth_settling
-from paywall.protocol.claims import Assets, ClaimPolicy, Costs, Plan, Situation, Why
-from paywall.protocol.limits import MAX_CLAIM_CHANNELS
+from paywall.protocol.claims import Assets, Batch, ClaimPolicy, Costs, Plan, Situation, Why
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import Store
@@ -38,8 +38,10 @@ class Round:
         policy: ClaimPolicy,
         assets: Assets,
         now_ms: int,
+        rota: Rota,
     ) -> None:
         self._store = store
+        self._rota = rota
         self._chain = chain
         self._desk = desk
         self._board = board
@@ -85,9 +87,16 @@ class Round:
         if due != pots:
             await self._desk.put_pots(due)  # first: who settles may be another process
         for batch in plan.batches:
+            if await self._waits(batch, plan):
+                continue
             if not await self._errands.claim(batch):
                 return False
         return True
+
+    async def _waits(self, batch: Batch, plan: Plan) -> bool:
+        """Whether so many claims were mined for nothing that the next one waits: each costs gas."""
+        leaves = any(plan.why[row.channel_id] is Why.WITHDRAWAL for row in batch.channels)
+        return self._now_ms < (await self._desk.setback()).ends_at_ms(leaves)
 
     async def _settle_all(self, plan: Plan, situation: Situation) -> None:
         """What was claimed goes to its receivers, where that is worth its fee, or long overdue."""
@@ -114,7 +123,7 @@ class Round:
 
     async def _due(self) -> list[Channel]:
         """Who owes, and who withdraws, less what is under way or set aside."""
-        owing = {c.channel_id: c for c in await self._store.claimable(MAX_CLAIM_CHANNELS)}
+        owing = await self._rota.owing()
         for channel_id in await self._desk.withdrawing():
             if channel := await self._store.channel(channel_id):
                 owing[channel_id] = channel

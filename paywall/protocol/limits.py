@@ -144,7 +144,15 @@ SIGN_IN_REMEMBERED_SECONDS: Final = 2 * (SIGN_IN_SECONDS + MAX_CLOCK_SKEW_SECOND
 MAX_CLAIM_ROWS: Final = 100
 """Rows in one claim transaction; the official facilitators take no more."""
 MAX_CLAIM_CHANNELS: Final = 5_000
-"""How many of those who owe are looked at in one round, the largest sums first."""
+"""How many of those who owe are looked at in one round, the largest sums first; of more than
+these, as many others are looked at in turn."""
+CLAIM_AGAIN_SECONDS: Final = 5
+"""Doubled for each claim in a row that was mined and changed nothing; after two of them that is how
+long the next one waits."""
+CLAIM_AGAIN_LONGEST_SECONDS: Final = 3600
+"""The longest that it waits."""
+CLAIM_AGAIN_LEAVING_SECONDS: Final = 60
+"""The longest that it waits with a channel in it whose payer withdraws."""
 MAX_UNRESOLVED_TRANSACTIONS: Final = 1024
 """Transactions of one gas key whose fate is not known yet."""
 MAX_TRANSACTION_VERSIONS: Final = 16
@@ -198,6 +206,7 @@ assert MAX_HOLDS < WINDOW_VOUCHERS, "every voucher in flight must fit into the w
 assert 2 * HOLD_RENEW_SECONDS < HOLD_SECONDS, "one missed renewal must not drop a hold"
 assert len(str(UINT128_MAX)) == MAX_AMOUNT_DIGITS
 assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive its transactions"
+assert 2 * CLAIM_AGAIN_LEAVING_SECONDS < MIN_WITHDRAW_DELAY_SECONDS // 3
 assert MIN_WITHDRAW_DELAY_SECONDS // REQUEST_DELAY_SHARE > 2 * HOLD_SECONDS
 assert 1 / 3 + 1 / REQUEST_DELAY_SHARE <= 1 / 2, (
     "what is served in the first third of a withdrawal is charged in its first half"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from coincurve import PrivateKey
 from helpers.chain import ASSET, node_of, rich_payer
-from helpers.channels import voucher
+from helpers.channels import chain, config, voucher
 from helpers.collecting import (
     EAGER,
     Bell,
@@ -18,6 +18,7 @@ from helpers.collecting import (
     providing,
 )
 from helpers.rpc_proxy import RpcProxy, deaf, error, once, result
+from test_watcher import withdraw
 
 from paywall.alarms import (
     ChainUnreachable,
@@ -26,10 +27,11 @@ from paywall.alarms import (
     PoisonRow,
     TransactionStuck,
 )
+from paywall.chain import Mined
 from paywall.chain.claimer import LEASE_SECONDS, Claimer
 from paywall.chain.devnet import Devnet
 from paywall.protocol.claims import ClaimPolicy, Why
-from paywall.protocol.errors import ChainUnavailable
+from paywall.protocol.errors import ChainUnavailable, Reverted
 from paywall.protocol.lease import LeaseLost
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores.memory import MemoryStore
@@ -385,6 +387,64 @@ async def test_an_unreachable_chain_is_told_once_and_the_claimer_goes_on(devnet:
         await asyncio.wait([task])
         assert await provider.claimed(customer) == 700
         assert bell.standing(ChainUnreachable) == set()
+
+
+async def test_case_35_claims_that_are_mined_for_nothing_are_made_more_and_more_seldom(
+    devnet: Devnet,
+) -> None:
+    async with providing(devnet) as provider:
+        staying, leaving = [await provider.customer(rich_payer(devnet)) for _ in range(2)]
+        await provider.serve(staying, 700)
+        claim, tried = provider.node.claim, list[float]()
+        # Ahead of the devnet, whose blocks run ahead of the wall.
+        now = began = float((await provider.node.head()).mined_at + 500)
+
+        async def reverts(*_: object) -> Mined:
+            tried.append(now - began)
+            raise Reverted("the transaction was mined and reverted", bytes(32))
+
+        provider.node.claim = reverts  # type: ignore[method-assign, assignment]
+        claimer = claimer_of(provider, clock=lambda: now)
+
+        async def rounds(seconds: int) -> list[float]:
+            nonlocal now
+            tried.clear()
+            for _ in range(seconds // 10):
+                await claimer.run_once()
+                now += 10
+            return tried
+
+        assert await rounds(200) == [0, 10, 30, 70, 150]
+        await provider.serve(leaving, 600)
+        await withdraw(devnet, leaving)
+        assert await rounds(200) == [210, 270, 330, 390], "who leaves is tried once a minute"
+        provider.node.claim = claim  # type: ignore[method-assign]
+        now += 60
+        await claimer.run_once()
+        assert [await provider.claimed(customer) for customer in (staying, leaving)] == [700, 600]
+        await provider.serve(staying, 700)
+        await claimer.run_once()
+        assert await provider.claimed(staying) == 1400, "one success, and nothing waits"
+
+
+async def test_debts_that_others_outweigh_are_looked_at_in_turn(
+    devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paywall.chain.rota.MAX_CLAIM_CHANNELS", 2)
+    async with providing(devnet) as provider:
+        for number in range(5):
+            other, elsewhere = config(number), "eip155:1"
+            key = other.channel_id(elsewhere)
+            await provider.store.record(key, elsewhere, other, chain(10**18), 0)
+            await provider.store.reserve(key, voucher(10**18), 10**18, "r")
+            await provider.store.charge(key, "r", 10**18)
+        customers = [await provider.customer(rich_payer(devnet)) for _ in range(3)]
+        for customer in customers:
+            await provider.serve(customer, 700)
+        claimer = claimer_of(provider)
+        for _ in range(5):
+            await claimer.run_once()
+        assert [await provider.claimed(customer) for customer in customers] == [700] * 3
 
 
 async def test_another_authorizers_channels_are_left_alone(devnet: Devnet) -> None:
