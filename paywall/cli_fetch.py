@@ -23,6 +23,7 @@ from paywall.cli_keys import (
 from paywall.confirmations import Receipt
 from paywall.console import Json, err, print_json, print_rows
 from paywall.offers import AnyIntent, Intent, Payer
+from paywall.old_providers import heard
 from paywall.places import origin_of, quote_of
 from paywall.policy import Limits, policy_of
 from paywall.protocol.errors import AgentError, ConfigurationError
@@ -180,8 +181,11 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
 def _show_quote(ask: _Ask, limits: Limits, as_json: bool) -> None:
     """Sends the request unpaid, and shows what it would cost. Needs no key."""
     with httpx.Client(follow_redirects=True, timeout=FETCH_SECONDS) as client:
-        answer = client.send(ask.request(client))
-    quote = quote_of(answer)
+        answer = client.send(ask.request(client), stream=True)
+        try:
+            quote = quote_of(heard(answer, answer.request))
+        finally:
+            answer.close()
     if quote is None:
         print_rows([], as_json, f"nothing is asked: it answered {answer.status_code}")
         return

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +51,11 @@ def channels(
         str | None,
         typer.Option("--store", envvar="PAYWALL_STORE", help="A provider's store."),
     ] = None,
-    wallet_file: Annotated[
-        Path | None, typer.Option("--wallet", envvar="PAYWALL_WALLET", help="An agent's file.")
+    wallet: Annotated[
+        str | None,
+        typer.Option(
+            "--wallet", envvar="PAYWALL_WALLET", help="An agent's file, or the URL of its Redis."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -63,13 +66,18 @@ def channels(
     payer has promised, and `balance` what was ever deposited, less refunds. Reads the store or the
     file alone: no chain is asked.
     """
-    if wallet_file:
-        if not wallet_file.exists():
-            raise ConfigurationError(f"there is no wallet file {wallet_file}")
-        rows = [_account_row(account) for account in open_state(wallet_file, time.time).accounts()]
+    if wallet:
+        rows = [_account_row(account) for account in _accounts(wallet)]
     else:
         rows = [_channel_row(channel) for channel in run(_all_channels(store or DEFAULT_STORE))]
     print_rows(rows, as_json, "no channels")
+
+
+def _accounts(wallet: str) -> list[Account]:
+    if "://" not in wallet and not Path(wallet).exists():
+        raise ConfigurationError(f"there is no wallet file {wallet}")
+    with closing(open_state(wallet, time.time)) as state:
+        return state.accounts()
 
 
 def claim(

@@ -6,7 +6,6 @@ of them, and what these need of a client that is there already is here too.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TurnTimeout
 from contextlib import suppress
@@ -20,6 +19,7 @@ from paywall.confirmations import Receipt, receipt
 from paywall.either import library_of
 from paywall.flow import pay, refund
 from paywall.old_providers import heard, heard_later
+from paywall.patience import Patience
 from paywall.protocol.errors import PaymentRefused
 from paywall.protocol.limits import MAX_DISCARD_SECONDS, MAX_DISCARDED_BYTES
 from paywall.sending import Flow, Step
@@ -206,24 +206,12 @@ def _confirmed(response: httpx.Response) -> Receipt:
     return found
 
 
-class _Enough:
-    """How much of a body that nobody wants is read."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._until = time.monotonic() + MAX_DISCARD_SECONDS
-
-    def after(self, chunk: bytes) -> bool:
-        self._size += len(chunk)
-        return self._size > MAX_DISCARDED_BYTES or time.monotonic() > self._until
-
-
 def _discard(response: httpx.Response, request: httpx.Request) -> None:
     """Reads a short body to its end so that its connection can serve the next request."""
-    enough = _Enough()
+    patience = Patience(MAX_DISCARDED_BYTES, MAX_DISCARD_SECONDS)
     try:
         for chunk in () if response.is_stream_consumed else response.iter_raw():
-            if enough.after(chunk):
+            if patience.is_over(chunk):
                 break
     except library_of(request).TransportError:
         pass
@@ -232,11 +220,11 @@ def _discard(response: httpx.Response, request: httpx.Request) -> None:
 
 
 async def _adiscard(response: httpx.Response, request: httpx.Request) -> None:
-    enough = _Enough()
+    patience = Patience(MAX_DISCARDED_BYTES, MAX_DISCARD_SECONDS)
     try:
         if not response.is_stream_consumed:
             async for chunk in response.aiter_raw():
-                if enough.after(chunk):
+                if patience.is_over(chunk):
                     break
     except library_of(request).TransportError:
         pass

@@ -21,6 +21,7 @@ class Library(Protocol):
     ConnectError: type[httpx.ConnectError]
     ConnectTimeout: type[httpx.ConnectTimeout]
     PoolTimeout: type[httpx.PoolTimeout]
+    ReadTimeout: type[httpx.ReadTimeout]
 
 
 def library_of(request: httpx.Request) -> Library:

@@ -10,7 +10,9 @@ from typing import Final
 import httpx
 from msgspec import Raw
 
-from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
+from paywall.either import library_of
+from paywall.patience import Patience
+from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES, MAX_QUOTE_SECONDS
 from paywall.protocol.x402 import (
     PAYMENT_REQUIRED,
     PAYMENT_RESPONSE,
@@ -33,7 +35,7 @@ def heard(response: httpx.Response, request: httpx.Request) -> httpx.Response:
     """The answer, with headers of v2 for what it says in v1. Raises the transport's own errors."""
     if _may_be_quote(response):
         try:
-            response.read()
+            response = _read(response, _in_time(response, request))
         except BaseException:
             response.close()
             raise
@@ -43,11 +45,48 @@ def heard(response: httpx.Response, request: httpx.Request) -> httpx.Response:
 async def heard_later(response: httpx.Response, request: httpx.Request) -> httpx.Response:
     if _may_be_quote(response):
         try:
-            await response.aread()
+            response = _read(response, await _in_time_later(response, request))
         except BaseException:
             await response.aclose()
             raise
     return _heard(response, request)
+
+
+def _in_time(response: httpx.Response, request: httpx.Request) -> bytes:
+    if response.is_stream_consumed:
+        return response.content
+    patience, body = Patience(MAX_QUOTE_BODY_BYTES, MAX_QUOTE_SECONDS), b""
+    for chunk in response.iter_raw():
+        body += chunk
+        if patience.is_over(chunk):
+            raise _too_slow(request)
+    return body
+
+
+async def _in_time_later(response: httpx.Response, request: httpx.Request) -> bytes:
+    if response.is_stream_consumed:
+        return response.content
+    patience, body = Patience(MAX_QUOTE_BODY_BYTES, MAX_QUOTE_SECONDS), b""
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if patience.is_over(chunk):
+            raise _too_slow(request)
+    return body
+
+
+def _too_slow(request: httpx.Request) -> httpx.ReadTimeout:
+    told = f"the body of a 402 did not come within {MAX_QUOTE_SECONDS:.0f} s"
+    return library_of(request).ReadTimeout(told, request=request)
+
+
+def _read(response: httpx.Response, body: bytes) -> httpx.Response:
+    """The same answer, of which the body is here."""
+    return type(response)(
+        response.status_code,
+        headers=response.headers,
+        content=body,
+        extensions=response.extensions,
+    )
 
 
 def spoken(accepted: Raw, header: str) -> tuple[str, str]:

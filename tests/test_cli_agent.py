@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import httpx
 import pytest
 from helpers.agent import offer, required
 from helpers.chain import NETWORK
+from helpers.redis_server import shared_server
 from helpers.wires import over_http
 
 from demo_app.demo import PRICE, serve_provider
@@ -173,6 +175,15 @@ def test_an_answer_of_an_error_is_shown_and_the_status_says_so(run: Run) -> None
     assert "answered 404" in err
 
 
+def test_a_dry_run_understands_x402_v1_too(run: Run) -> None:
+    old = offer(scheme="exact", network="base-sepolia", maxAmountRequired="1000", resource="/")
+    told = {"x402Version": 1, "error": "pay", "accepts": [old]}
+    with over_http(lambda _: httpx.Response(402, json=told)) as url:
+        status, out, _ = run("fetch", url, "--dry-run")
+    (row,) = json.loads(out)
+    assert (status, row["scheme"], row["amount"], row["choice"]) == (0, "exact", "1000", 1)
+
+
 def test_case_55_a_quotes_text_does_nothing_to_a_terminal(run: Run) -> None:
     evil = "\x1b[31m[bold]\u202e"
     told = required(offer(scheme=evil), offer(network=evil), offer(asset=evil), error=evil)
@@ -190,6 +201,13 @@ def test_case_53_a_key_is_never_an_argument_and_never_shown(run: Run) -> None:
         assert "--key" not in text
         assert "--password" not in text
     assert "11" * 32 not in "".join(str(run("fetch", "http://127.0.0.1:9/x")))
+
+
+def test_channels_of_a_wallet_in_redis_are_listed(run: Run) -> None:
+    url = f"{shared_server().url}?prefix=w{token_hex(8)}"
+    assert run("channels", "--wallet", url)[:2] == (0, b"[]\n")
+    status, _, err = run("channels", "--wallet", "none.db")
+    assert (status, "no wallet file" in err) == (2, True)
 
 
 # -- wallet ----------------------------------------------------------------------------------------

@@ -58,6 +58,8 @@ MAX_DISCARDED_BYTES: Final = 64 * 1024
 """How much of a 402's body is read to keep its connection; a longer one is closed."""
 MAX_DISCARD_SECONDS: Final = 1.0
 """How long it is read; a body that drips is closed after the drop that comes later."""
+MAX_QUOTE_SECONDS: Final = 10.0
+"""How long a body that may hold a quote of x402 v1 may take, which its caller may not want."""
 MAX_EVIDENCE_BYTES: Final = 4096
 """How much of a receipt that breaks the agreement is kept as evidence."""
 

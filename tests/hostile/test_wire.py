@@ -23,6 +23,7 @@ from paywall.protocol.limits import MAX_DISCARD_SECONDS, MAX_DISCARDED_BYTES
 from paywall.wallet import Wallet
 
 Respond = Callable[[httpx.Request], bytes]
+TIMEOUTS = (httpx.ReadTimeout, httpx2.ReadTimeout)
 QUOTE = f"payment-required: {quote_header(extensions=IDS)}\r\n"
 
 
@@ -143,6 +144,26 @@ async def test_case_46_a_quote_that_drips_holds_nobody_for_long(ours, wallet):
         took = time.monotonic() - began
     assert 2 * MAX_DISCARD_SECONDS <= took < 20
     assert wallet.spent() == 2 * PRICE
+
+
+async def test_case_46_a_quote_in_a_body_that_drips_holds_nobody_for_long(
+    ours, wallet, monkeypatch
+):
+    """Each read of it is in time."""
+    monkeypatch.setattr("paywall.old_providers.MAX_QUOTE_SECONDS", 0.2)
+    head = "HTTP/1.1 402 Payment Required\r\ncontent-type: application/json\r\n"
+    with ear(lambda _: f"{head}content-length: 60000\r\n\r\n".encode(), drips=True) as shop:
+        began = time.monotonic()
+        with (
+            ours.Client(wallet=wallet) as client,
+            pytest.raises(TIMEOUTS, match="did not come"),
+        ):
+            client.get(f"{shop.url}/x")
+        async with ours.AsyncClient(wallet=wallet) as later:
+            with pytest.raises(TIMEOUTS, match="did not come"):
+                await later.get(f"{shop.url}/x")
+    assert time.monotonic() - began < 20
+    assert wallet.spent() == 0
 
 
 def test_case_46_a_quote_with_a_body_that_explodes_is_not_unpacked(ours, wallet):
