@@ -3,7 +3,8 @@
 Each life of the agent is a process of its own with the same wallet file. It dies before or after
 one of its writes, before or after one of its requests, or at any moment. Each life begins some
 minutes after the last by its own clock, and the last one when everything in flight is forgotten; it
-pays in turn. Then three books are compared to the unit: the agent's, the provider's, the chain's.
+pays in turn. Then the books are compared to the unit: the agent's, the provider's store and the
+rows of its ledger, and the chain: the contract's record and what has left the payer's address.
 """
 
 import asyncio
@@ -27,12 +28,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from helpers.chain import ASSET, NETWORK, new_address
+from helpers.chain import ASSET, FUNDS, NETWORK, new_address, node_of
 from helpers.servers import served
 from paywall import AsyncClient, Node, Paywall, Wallet, open_store
 from paywall.chain.devnet import Devnet
 from paywall.deposits import DEPOSIT_WAIT_SECONDS
-from paywall.protocol.channel import Channel
+from paywall.ledger import reconcile
+from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.errors import AgentError
 from paywall.protocol.x402 import show_address
 from paywall.walletfile import FileRows
@@ -62,13 +64,30 @@ class Provider:
         await asyncio.sleep(0.002)
         return JSONResponse({})
 
-    async def channels(self) -> list[Channel]:
+    async def books(self, devnet: Devnet) -> "Books":
+        """Its channels, what its ledger's rows say against them, and what the contract records."""
         store = open_store(self.store_url)
         await store.open()
         try:
-            return await store.channels()
+            async with node_of(devnet) as node:
+                channels = await store.channels()
+                sums = await reconcile(store)
+                return Books(
+                    channels,
+                    [str(each) for each in sums.differences],
+                    [await node.channel(channel.channel_id) for channel in channels],
+                )
         finally:
             await store.close()
+
+
+@dataclass(frozen=True)
+class Books:
+    """What a provider and the chain know."""
+
+    channels: list[Channel]
+    differences: list[str]
+    chain: list[ChainState]
 
 
 @contextmanager
@@ -108,11 +127,11 @@ def run(devnet: Devnet, folder: Path, seed: int) -> list[str]:
     dice, key = random.Random(seed), PrivateKey()
     secret = key.secret
     state = str(folder / "agent.db")
-    devnet.fund_usdc(Wallet(secret, state=":memory:").address, 100_000_000)
+    devnet.fund_usdc(Wallet(secret, state=":memory:").address, FUNDS)
     with live_provider(devnet, folder) as provider:
         for life in range(LIVES):
             _live(secret, state, provider.url, Fate.cast(dice), life, seed)
-        return asyncio.run(_last_life(secret, state, provider))
+        return asyncio.run(_last_life(secret, state, provider, devnet))
 
 
 def _live(key: bytes, state: str, url: str, fate: Fate, life: int, seed: int) -> None:
@@ -188,7 +207,7 @@ async def _buy(wallet: Wallet, url: str, fate: Fate, dice: random.Random) -> Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _last_life(key: bytes, state: str, provider: Provider) -> list[str]:
+async def _last_life(key: bytes, state: str, provider: Provider, devnet: Devnet) -> list[str]:
     """Pays a few times alone, after the time of all that was in flight, and compares."""
     wallet = Wallet(key, state=state, deposit="$0.1", total="$1", clock=_later(LATER_SECONDS))
     async with AsyncClient(wallet=wallet, timeout=30) as client:
@@ -197,21 +216,26 @@ async def _last_life(key: bytes, state: str, provider: Provider) -> list[str]:
                 await client.get(f"{provider.url}/last")
             except AgentError as error:
                 return [f"the last life cannot pay: {error}"]
-    wrong = await _compared(wallet, provider)
+    gone = FUNDS - devnet.usdc_balance(wallet.address)
+    wrong = _compared(wallet, provider, await provider.books(devnet), gone)
     wallet.close()
     return wrong
 
 
-async def _compared(wallet: Wallet, provider: Provider) -> list[str]:
-    ours, theirs = wallet.file.accounts(), await provider.channels()
+def _compared(wallet: Wallet, provider: Provider, books: Books, gone: int) -> list[str]:
+    """What is wrong, in sentences; `gone` is what has left the payer's address on chain."""
+    ours, theirs = wallet.file.accounts(), books.channels
     if [one.channel_id for one in ours] != [one.channel_id for one in theirs] or len(ours) != 1:
         return [f"{len(ours)} channels here, {len(theirs)} there"]
-    account, channel, wrong = ours[0], theirs[0], list[str]()
+    account, channel, chain = ours[0], theirs[0], books.chain[0]
+    wrong = list(books.differences)
     served = len(provider.vouchers)
     facts = [
         ("charged", account.charged, channel.charged),
         ("balance", account.balance, channel.balance),
         ("deposited", account.deposited, channel.balance),
+        ("balance on chain", account.balance, chain.balance),
+        ("gone from the address", account.deposited, gone),
         ("spent", wallet.spent(), channel.charged),
         ("vouchers used once", len(set(provider.vouchers)), served),
         ("in flight", (account.flight, account.flying), (0, 0)),
