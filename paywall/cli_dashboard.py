@@ -35,7 +35,8 @@ def dashboard(
     app = Dashboard(store, token, native_price=native_price)
     run(_check(store))
     if not given:  # printed once, not logged: it is a key
-        err.print(f"{VARIABLE} is not set; the token of this run is {token}", highlight=False)
+        text = f"{VARIABLE} is not set; the token of this run is {token}"
+        err.print(text, highlight=False, markup=False, soft_wrap=True)
     uvicorn.run(
         app,
         host=host,

@@ -8,7 +8,7 @@ no request ever waits for them.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from secrets import token_hex
 from time import perf_counter_ns
@@ -29,6 +29,10 @@ _MAX_WAITING: Final = 6
 """Periods that wait for a store that is down."""
 
 
+Watcher = Callable[[str, str, int], None]
+"""Called with route, outcome and microseconds."""
+
+
 class Sight:
     """One priced request as it is seen from outside: it passes on what is sent, and notes the head.
 
@@ -45,13 +49,15 @@ class Sight:
         self.route = route
         self.outcome = ""
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         if not self._seen and message["type"] == "http.response.start":
             self._seen = True
             outcome = self.outcome or (SERVED if message["status"] < 400 else FAILED)
             elapsed_us = (perf_counter_ns() - self._began_ns) // 1000
             self._sights.of(self.route).count(outcome, elapsed_us)
-        await self._send(message)
+            for watcher in self._sights.watchers:
+                watcher(self.route, outcome, elapsed_us)
+        return self._send(message)
 
     def refused(self, reason: Reason) -> None:
         self.outcome = REFUSED
@@ -66,6 +72,8 @@ class Sights:
 
     def __init__(self, news: News, clock: Callable[[], float] = time.time) -> None:
         self.worker: Final = token_hex(8)
+        self.watchers: Final[list[Watcher]] = []
+        """Told of every priced request when its head leaves; they must not raise, nor wait."""
         self._news = news
         self._clock = clock
         self._period = counts.period_of(clock())

@@ -4,6 +4,7 @@ A period that is over is read once and kept; only the running one and the one be
 worker may still be writing, are read again.
 """
 
+import asyncio
 from typing import Final
 
 from paywall import counts
@@ -29,9 +30,13 @@ class Traffic:
         """Raises StoreUnavailable."""
         last = counts.period_of(now_seconds)
         wanted = range(last - PERIODS + 1, last + 1)
-        for period in wanted:
-            if period not in self.periods or period > last - _STILL_WRITTEN:
-                self.periods[period] = await counts.read(self._slips, period)
+        due = [
+            period
+            for period in wanted
+            if period not in self.periods or period > last - _STILL_WRITTEN
+        ]
+        found = await asyncio.gather(*(counts.read(self._slips, period) for period in due))
+        self.periods.update(zip(due, found, strict=True))
         if self._before is None:
             self._before = self.day
         for period in [period for period in self.periods if period < wanted[0]]:
