@@ -112,6 +112,12 @@ class RedisServer:
         """A replica that has all its master had when it came."""
         return self.info("replication").get("master_link_status", "up") == "up"
 
+    @property
+    def is_copied(self) -> bool:
+        """A master whose one replica has all that it has."""
+        told = self.info("replication")
+        return bool(told["slave0"]["offset"] == told["master_repl_offset"])
+
     def has_slot(self, slot: int) -> bool:
         """Whether it is the master of this slot of its cluster, as it sees it."""
         ranges = self.command("CLUSTER", "SLOTS")

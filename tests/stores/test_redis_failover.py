@@ -186,7 +186,7 @@ async def test_case_41_sentinels_name_the_next_master() -> None:
             them = await payers(store, 4)
             async with them.paying():
                 them.enough = True
-            await asyncio.sleep(0.2)
+            await asyncio.to_thread(until, lambda: first.is_copied)
             first.kill()
             async with them.paying():
                 pass
