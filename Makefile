@@ -10,8 +10,10 @@ NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
 
-test: $(VENV)/.development redis  ## the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+JOBS ?= auto
+
+test: $(VENV)/.development redis  ## the whole test suite, on every core: JOBS=1 for one
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.development       ## format, lint, types
 	@$(BIN)/ruff format --check .

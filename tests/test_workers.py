@@ -25,7 +25,7 @@ from helpers.redis_server import RedisServer, shared_server
 from helpers.worker_app import PRICE, digest_of
 from msgspec import Raw
 
-from paywall import AsyncClient, PaymentLost, Wallet, flow, open_store, receipt
+from paywall import AsyncClient, PaymentLost, Wallet, open_store, receipt, sending
 from paywall.protocol import once
 from paywall.protocol.channel import Channel
 from paywall.protocol.limits import MAX_ANSWER_BYTES, RETRY_AFTER_SECONDS
@@ -382,7 +382,7 @@ async def test_a_payment_is_lost_only_when_everything_failed(
 ) -> None:
     """Case 49: the same payment each time, never another one, and it was charged once."""
     pauses = (0.01, 0.02, 0.03)
-    monkeypatch.setattr(flow, "RESEND_PAUSES_SECONDS", pauses)
+    monkeypatch.setattr(sending, "RESEND_PAUSES_SECONDS", pauses)
     async with cutting(fleet.url) as network, AsyncClient(wallet=wallet, verify=False) as client:
         await _warm(client, network.url)
         before = {event.payment for event in fleet.events()}
