@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from paywall.chain.devnet import Devnet
+
+# How long an example takes is the machine's affair.
+settings.register_profile("paywall", deadline=None)
+settings.load_profile("paywall")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ def free_port() -> int:
 @pytest.fixture
 def served(devnet: Devnet) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     port = free_port()
-    options = ["--rpc", devnet.url, "--port", str(port), "--rate", "2", "--api-key-env", "KEYS"]
+    options = ["--rpc", devnet.url, "--port", str(port), "--api-key-env", "KEYS"]
+    options += ["--rate", "0.01", "--burst", "4"]
     variables = environment(PAYWALL_KEY=devnet.accounts[5].key, KEYS="one, two")
     with subprocess.Popen([*COMMAND, *options], env=variables) as process:
         try:

@@ -33,7 +33,7 @@ async def test_transactions_wait_for_their_block_side_by_side() -> None:
             config = payer.config(node.receiver_authorizer)
             deposits = [payer.deposit(config, 1_000) for _ in range(10)]
             waiting = [asyncio.create_task(node.deposit(deposit)) for deposit in deposits]
-            await eventually(lambda: proxy.asked.count("eth_sendRawTransaction") == 10)
+            await eventually(lambda: proxy.answered.count("eth_sendRawTransaction") == 10)
             devnet.mine()
             mined = await asyncio.gather(*waiting)
             assert len({m.block for m in mined if m}) == 1

@@ -24,6 +24,7 @@ class RpcProxy:
         self._upstream = upstream
         self.faults: dict[str, Fault] = {}
         self.asked: list[str] = []
+        self.answered: list[str] = []
         self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -66,7 +67,9 @@ class RpcProxy:
                 return json.loads(await answer.read())
 
         fault = self.faults.get(method) or self.faults.get("*") or honest
-        return await fault(forward)
+        answer = await fault(forward)
+        self.answered.append(method)
+        return answer
 
     async def stall(self, forward: Forward) -> web.StreamResponse:
         """Answers when the proxy closes, which is later than anybody waits."""
