@@ -6,7 +6,7 @@ money wants `sqlite` or `redis`. One event loop, no thread, no lock: a rule runs
 
 from collections.abc import Callable
 from heapq import nsmallest
-from itertools import islice
+from itertools import islice, takewhile
 from urllib.parse import urlsplit
 
 from paywall.clock import steady_time
@@ -71,9 +71,9 @@ class MemoryStore(RuleStore):
         rows = (
             row_of(str(number), at_ms, line)
             for number, (at_ms, line) in self._lines.items()
-            if number > int(after or 0) and at_ms < until_ms
+            if number > int(after or 0)
         )
-        return list(islice(rows, limit))
+        return list(islice(takewhile(lambda row: row.at_ms < until_ms, rows), limit))
 
     async def trim_ledger(self, through: str) -> int:
         gone = [number for number in self._lines if number <= int(through)]

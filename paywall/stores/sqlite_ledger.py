@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Final
 
 from paywall.protocol import ledger
@@ -30,12 +31,14 @@ def write(db: sqlite3.Connection, lines: Sequence[tuple[int, bytes]]) -> None:
 
 
 def read(db: sqlite3.Connection, after: str, until_ms: int, limit: int) -> list[Row]:
+    """The next rows, up to the first that is not old enough: processes' clocks may differ, and a
+    row that was passed over would never be read."""
     rows = db.execute(
-        "SELECT number, at_ms, line FROM ledger WHERE number > ? AND at_ms < ?"
-        " ORDER BY number LIMIT ?",
-        (int(after or 0), until_ms, limit),
+        "SELECT number, at_ms, line FROM ledger WHERE number > ? ORDER BY number LIMIT ?",
+        (int(after or 0), limit),
     )
-    return [ledger.row_of(str(number), at_ms, line) for number, at_ms, line in rows]
+    old = takewhile(lambda row: row[1] < until_ms, rows)
+    return [ledger.row_of(str(number), at_ms, line) for number, at_ms, line in old]
 
 
 def trim(db: sqlite3.Connection, through: str) -> int:

@@ -142,6 +142,23 @@ async def test_rows_of_a_time_that_is_not_over_are_left(store: Store) -> None:
     assert len(await store.ledger("", row.at_ms + 1, 10)) == 1
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_case_40_a_row_from_a_clock_that_was_ahead_is_not_passed_over(
+    kind: str, tmp_path: Path, time: Time
+) -> None:
+    store = STORES[kind](tmp_path, time)
+    await store.open()
+    await opened(store)
+    for number, step in enumerate((100, -100), start=1):
+        time.seconds += step
+        await store.reserve(CHANNEL_ID, voucher(number), 1, f"r{number}")
+        await store.charge(CHANNEL_ID, f"r{number}", 1, line=line(1, f"r{number}"))
+    assert await store.ledger("", time.ms() + 50_000) == []
+    rows = await store.ledger("", time.ms() + 100_001)
+    assert [row.request for row in rows] == ["r1", "r2"]
+    await store.close()
+
+
 async def test_trimming_drops_what_is_before_a_position_and_nothing_else(store: Store) -> None:
     channels = [await opened(store, number, evidence=number + 1) for number in range(30)]
     rows = await every(store)
