@@ -21,6 +21,7 @@ from paywall.protocol.channel import (
     Voucher,
 )
 from paywall.protocol.errors import StoreUnavailable
+from paywall.protocol.limits import REMEMBERED_CHARGES
 from paywall.protocol.money import Address
 
 SCHEMA_VERSION: Final = 1
@@ -113,7 +114,7 @@ def _channel(channel_id: bytes, record: bytes, every: dict[str, Hold], now_ms: i
         floor=floor,
         refunding=refunding,
         used_at_ms=used_at_ms,
-        done=tuple(done.decode().split()),
+        done=tuple(done.decode().split()[-REMEMBERED_CHARGES:]),
         proof=proof,
     )
 

@@ -9,7 +9,7 @@ from helpers.redis_store import chain_now, charge_next, open_channel, record_of,
 
 from paywall.protocol.channel import Channel, Hold, Refunding, RefusedByChannel
 from paywall.protocol.errors import HoldLost, Reason, Refused, StoreUnavailable
-from paywall.protocol.limits import MAX_HOLDS
+from paywall.protocol.limits import MAX_HOLDS, REMEMBERED_CHARGES
 from paywall.protocol.once import AnsweredBefore, Ticket
 from paywall.stores import Store, redis_records
 
@@ -203,3 +203,19 @@ async def test_as_many_charges_as_may_be_in_flight_are_recognised_when_they_are_
     assert charged.charged == MAX_HOLDS
     with pytest.raises(HoldLost):
         await store.charge(CHANNEL_ID, "another", 1)
+
+
+async def test_more_names_may_stand_in_a_record_than_are_remembered(store: Store) -> None:
+    """A name that came again counts where it stands last; none before the last so many counts."""
+    await store.record(CHANNEL_ID, NETWORK, CONFIG, chain_now(10**6), 0)
+    names = [f"r{number}" for number in range(2 * REMEMBERED_CHARGES)]
+    names.insert(REMEMBERED_CHARGES + 6, names[0])
+    for at, name in enumerate(names, 1):
+        await store.reserve(CHANNEL_ID, voucher(at), 1, name)
+        assert (await store.charge(CHANNEL_ID, name, 1)).charged == at
+        done = (await record_of(store, CHANNEL_ID)).done
+        assert done == tuple(names[:at][-REMEMBERED_CHARGES:])
+        if at > REMEMBERED_CHARGES and names[at - REMEMBERED_CHARGES - 1] not in done:
+            with pytest.raises(HoldLost):
+                await store.charge(CHANNEL_ID, names[at - REMEMBERED_CHARGES - 1], 1)
+        assert (await store.charge(CHANNEL_ID, done[0], 1)).charged == at, "it was charged"

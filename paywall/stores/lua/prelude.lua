@@ -13,7 +13,7 @@
 --   ra refunding amount  rx its deadline (ms)  rq its request
 --   pv amount of the highest voucher of before a refund
 -- then, each behind a new line, w, the amounts in the window, " a b c ", and d, the requests charged
--- last, " r1 r2 "; and behind one more the bytes: g, the signature of v, pg, that of pv, each of 65 bytes
+-- last, " r1 r2 ", and some before them, which count no longer; and behind one more the bytes: g, the signature of v, pg, that of pv, each of 65 bytes
 -- when there is one, and s, network and config, packed.
 -- `v` and `g` are there once a voucher came, `ra`, `rx` and `rq` while a refund is set aside. `he` may
 -- be earlier than the earliest deadline, never later, and is '0' when there is nothing to drop.
@@ -53,6 +53,7 @@ local function integer(number)
 end
 
 local function add(a, b)
+  if b == '0' then return a elseif a == '0' then return b end
   if #a <= LIMB and #b <= LIMB then return integer(tonumber(a) + tonumber(b)) end
   local out, carry, i, j = {}, 0, #a, #b
   while i > 0 or j > 0 or carry > 0 do
@@ -66,6 +67,7 @@ end
 
 -- a - b, for a >= b.
 local function sub(a, b)
+  if b == '0' then return a elseif a == b then return '0' end
   if #a <= LIMB then return integer(tonumber(a) - tonumber(b)) end
   local out, borrow, i, j = {}, 0, #a, #b
   while i > 0 do
@@ -104,7 +106,7 @@ local function parsed(hold)
   return price, amount, tonumber(deadline)
 end
 
-local RECORD = '^\1' .. string.rep('(%S+) ', 20) .. '\n([^\n]*)\n([^\n]*)\n()'
+local WORDS = '^\1' .. string.rep('(%S+) ', 20) .. '\n()'
 local SIGNATURE = 65
 
 -- Fails as Redis does for a key of another type: it is somebody else's, or of a version to come.
@@ -150,14 +152,23 @@ local function text_of(key)
   return text
 end
 
+-- What stands from `at` to the end of its line, and where the next one begins.
+local function line_at(key, text, at)
+  local stop = string.find(text, '\n', at, true)
+  if not stop then foreign(key) end
+  return string.sub(text, at, stop - 1), stop + 1
+end
+
 -- The record as a table, or nil for an unknown channel.
 local function load(key)
   local text = text_of(key)
   if not text then return nil end
   local r, at = {}, nil
   r.b, r.k, r.c, r.v, r.f, r.n, r.hp, r.hn, r.he, r.wa, r.wt, r.dl, r.rd, r.rn, r.bl, r.u, r.ra, r.rx,
-    r.rq, r.pv, r.w, r.d, at = string.match(text, RECORD)
+    r.rq, r.pv, at = string.match(text, WORDS)
   if not at then foreign(key) end
+  r.w, at = line_at(key, text, at)
+  r.d, at = line_at(key, text, at)
   r.v, r.ra, r.rx, r.rq, r.pv = given(r.v), given(r.ra), given(r.rx), given(r.rq), given(r.pv)
   if r.v then
     r.g, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE

@@ -22,7 +22,8 @@ local function admitted()
   return standing(r)
 end
 
-local mine = redis.call('HGET', holds, request)
+-- A channel that serves nothing has no holds, and a key that is not there is dear to look for.
+local mine = r.hn ~= '0' and redis.call('HGET', holds, request)
 if mine then
   local held_price, held_amount = parsed(mine)
   if held_price == price and held_amount == amount then return admitted() end
@@ -71,12 +72,16 @@ end
 local deadline = now + hold_ms
 r.hp, r.hn = add(r.hp, price), r.hn + 1
 if r.he == '0' or deadline < tonumber(r.he) then r.he = integer(deadline) end
-if not r.v and r.c ~= r.k then index(due, id, amount, r.c, r.k) end
+if not r.v and r.c ~= r.k then
+  ours(holds, due)
+  index(due, id, amount, r.c, r.k)
+end
 if not r.v or less(r.v, amount) then r.v, r.g = amount, signature end
 if overdue then r.ra, r.rx, r.rq = nil, nil, nil end
 r.u = integer(now)
-save(key, r)
+-- First, because it fails when the key is somebody else's.
 redis.call('HSET', holds, request, price .. ' ' .. amount .. ' ' .. integer(deadline))
+save(key, r)
 -- Last, because a server without memory lets a script go on that has begun with freeing some.
 drop(holds, expired)
 return admitted()
