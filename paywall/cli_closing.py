@@ -9,11 +9,12 @@ import paywall
 from paywall.chain.payer import PayerNode
 from paywall.cli_keys import Rpc, WalletState, open_wallet, secret
 from paywall.closing import Closing, Found, close, recover, withdraw, withdraw_due
-from paywall.console import Json, Network, RpcUrl, print_rows, run
+from paywall.console import Json, Network, RpcUrl, err, print_rows, run
 from paywall.places import origin_of
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import parse_bytes, show_address
+from paywall.reviews import Review, review_refused
 
 CLOSE_SECONDS: Final = 120.0
 """How long a refund may take: it is mined before it is confirmed."""
@@ -65,7 +66,8 @@ def withdraw_channels(
 
     The first call for a channel begins the delay, a call after it takes the money; calls between
     them say from when on. Without channels: those whose provider broke the agreement, and those
-    that are on their way. The key pays for the gas.
+    that are on their way; and the chain is asked whether transfers that were refused were made all
+    the same, and what was not is free again. The key pays for the gas.
     """
 
     async def work() -> list[Closing]:
@@ -73,6 +75,7 @@ def withdraw_channels(
         try:
             async with PayerNode(rpc, secret(), network=network) as chain:
                 if not channels:
+                    _tell(await review_refused(wallet, chain))
                     return await withdraw_due(wallet, chain)
                 ids = [_channel_id(channel) for channel in channels]
                 return [await withdraw(wallet, each, chain, everything) for each in ids]
@@ -80,6 +83,12 @@ def withdraw_channels(
             wallet.close()
 
     print_rows([_closing_row(done) for done in run(work())], as_json, "nothing is to be withdrawn")
+
+
+def _tell(reviews: list[Review]) -> None:
+    for one in reviews:
+        fate = "was made all the same: it is not paid any more" if one.was_used else "is free again"
+        err.print(f"a transfer of {one.amount} that {one.origin} refused {fate}", markup=False)
 
 
 def recover_channels(

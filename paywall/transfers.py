@@ -5,7 +5,8 @@ again when no answer came, always the same one. What it can have cost is counted
 
     settled      a receipt says that it was made: spent
     refused      the provider says that it was not taken; it has the signature still, so the price
-                 is free again when its time has passed, and not before
+                 is spent until its time has passed. Whether it was used meanwhile only the chain
+                 can tell: until that was asked (`paywall.reviews`), all ceilings keep it
     unknown      no answer, or one that says nothing of the payment: spent, for nobody can tell
     unsent       it has not left: free at once
 
@@ -74,7 +75,7 @@ class Transfers:
         with self._file.change():
             now = self._clock()
             promise = self._promised(intent, path, int(now))
-            self._free_expired(int(now))
+            self.end_expired(int(now))
             refuse_stopped(self._file, intent.origin)
             price = intent.price
             wish = Wish(intent.origin, intent.asset, price, outlay=price, promised=price)
@@ -103,11 +104,29 @@ class Transfers:
             told = ("payment", intent.origin, promise.path, exact.SCHEME, intent.price)
             raise ApprovalNeeded(Approval(*told, intent.asset))
 
-    def _free_expired(self, now: int) -> None:
-        """Those that were refused cost nothing any more; of the others nobody has said that."""
+    def end_expired(self, now: int) -> None:
+        """In a change: those that were refused are not spent any more, as far as anybody says."""
         for row in self._file.take_expired_transfers(now - MAX_CLOCK_SKEW_SECONDS):
             if row.refused:
-                self._count(row.origin, -row.price, row.started)
+                self._file.put_refused(row)
+                self._file.count(-row.price, 0, row.started, dated=0)
+
+    def reviewed(self, row: SignedTransfer, was_used: bool) -> bool:
+        """Takes over what the chain says of one that was refused and has expired: it is free, or
+        its provider lied and is not paid any more. False when that was done before."""
+        why = "it made a transfer that it said it had refused"
+        with self._file.change():
+            if not self._file.take_refused(row.payment_id):
+                return False
+            if was_used:
+                self._file.count(row.price, 0, row.started, dated=0)
+                self._file.stop(row.origin, why)
+            else:
+                self._file.count(0, -row.price, row.started, dated=0)
+                self._file.count_promised(row.origin, -row.price)
+        if was_used:
+            self._events.tell(Stopped(self._clock(), row.origin, "", why))
+        return True
 
     def _count(self, origin: str, amount: int, at: float) -> None:
         self._file.count(amount, amount, at)

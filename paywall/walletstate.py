@@ -231,6 +231,22 @@ class WalletState:
             self._put(_transfer_key(row.valid_before, row.payment_id), None)
         return expired
 
+    def put_refused(self, row: SignedTransfer) -> None:
+        """Keeps one that was refused and has expired, for the chain to tell whether it was."""
+        self._put(_refused_key(row.payment_id), _encode(row))
+
+    def take_refused(self, payment_id: str) -> bool:
+        """Removes it; False when somebody has done so already."""
+        key = _refused_key(payment_id)
+        known = self._get(key) is not None
+        if known:
+            self._put(key, None)
+        return known
+
+    def refused_transfers(self) -> list[SignedTransfer]:
+        rows = self._between("refused/", "refused" + _AFTER)
+        return [_transfer.decode(row) for row in rows]
+
     def transfers(self) -> list[SignedTransfer]:
         """What was signed and may still be taken."""
         rows = self._between("transfer/", "transfer" + _AFTER)
@@ -280,6 +296,10 @@ def _channel_key(channel_id: bytes) -> str:
 
 def _payment_key(channel_id: bytes, payment_id: str) -> str:
     return f"payment/{channel_id.hex()}/{payment_id}"
+
+
+def _refused_key(payment_id: str) -> str:
+    return f"refused/{payment_id}"
 
 
 def _transfer_key(valid_before: int, payment_id: str) -> str:

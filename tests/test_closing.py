@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from helpers.agent import encode, read_json
-from helpers.chain import NETWORK, new_address
+from helpers.chain import ASSET, NETWORK, new_address
 from helpers.servers import PRICE, Provider, provider
 from helpers.wires import over_http
 
@@ -23,6 +23,7 @@ import paywall
 from paywall.chain.devnet import Devnet
 from paywall.chain.payer import PayerNode
 from paywall.closing import Closing, close, recover, withdraw, withdraw_due
+from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import (
     AgentError,
     ChainUnavailable,
@@ -263,6 +264,24 @@ async def test_case_51_a_refund_that_was_only_told_of_is_withdrawn_and_stays_cou
         (closing,) = await close(client, agent.wallet, f"{shop.url}/item", chain)
     assert (closing.state, closing.amount) == ("withdrawing", DEPOSIT - PRICE)
     assert agent.wallet.file.totals().outlay == agent.channel.balance == DEPOSIT
+
+
+async def test_the_chain_tells_which_authorizations_were_used(agent: Agent, shop: Provider) -> None:
+    asked: list[Any] = []
+
+    class Hearing(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "payment-signature" in request.headers:
+                asked.append(read_json(request.headers["payment-signature"])["payload"])
+            return await super().handle_async_request(request)
+
+    await agent.buy(shop.url, transport=Hearing())
+    salt = int(asked[0]["deposit"]["authorization"]["erc3009Authorization"]["salt"], 0)
+    used = keccak(agent.channel.channel_id + salt.to_bytes(32, "big"))
+    async with agent.chain() as chain:
+        payer = agent.wallet.payer.account
+        assert await chain.is_used(ASSET.address, payer, used)
+        assert not await chain.is_used(ASSET.address, payer, bytes(32))
 
 
 async def test_a_deposit_that_was_never_mined_is_free_again_when_the_chain_says_so(

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ from paywall.protocol.errors import (
     PaymentRefused,
     ProviderMisbehaved,
 )
+from paywall.protocol.money import Address
 from paywall.protocol.schemes import exact
 from paywall.protocol.schemes.exact import ExactPayment
+from paywall.reviews import review_refused
 from paywall.wallet import Wallet
 from paywall.walletstate import open_state
 from paywall.walletupgrade import VERSION_1
@@ -303,7 +306,7 @@ def test_nothing_left_is_nothing_spent(wallet: Wallet) -> None:
     assert (wallet.spent(), wallet.file.transfers()) == (0, [])
 
 
-def test_a_refused_transfer_is_free_again_when_its_time_has_passed_and_not_before(
+def test_a_refused_transfer_is_spent_until_its_time_has_passed(
     wallet: Wallet,
 ) -> None:
     clock = wallet.clock
@@ -316,6 +319,65 @@ def test_a_refused_transfer_is_free_again_when_its_time_has_passed_and_not_befor
     clock.now += 300 + 31
     get(wallet, Till())
     assert wallet.spent() == 2 * PRICE, "two that were paid, and none that was refused"
+    assert wallet.file.totals().outlay == 3 * PRICE, "until the chain has said the same"
+
+
+@pytest.mark.parametrize("limit", ["total", "per_host", "per_day"])
+def test_case_45_who_refuses_transfers_and_makes_them_gets_no_more_than_the_ceiling(
+    limit: str,
+) -> None:
+    """It says each time that it took nothing, and waits until that is forgotten."""
+    clock = Clock()
+    wallet = make_wallet(clock=clock, **{limit: f"$0.0{3 * PRICE // 10_000}"})
+    till = Till(tricks=[failed("invalid_exact_evm_x")] * 9)
+    for _ in range(9):
+        with suppress(OverBudget):
+            get(wallet, till)
+        clock.now += 300 + 31
+    assert (len(till.payments), wallet.spent()) == (3, PRICE)
+    wallet.close()
+
+
+class Answers:
+    """A chain on which these nonces were used."""
+
+    network = ASSET.network
+
+    def __init__(self, now: float, *used: bytes) -> None:
+        self.now = now
+        self.used = used
+
+    async def time(self) -> int:
+        return int(self.now)
+
+    async def is_used(self, token: Address, payer: Address, authorization_nonce: bytes) -> bool:
+        assert (token, payer) == (ASSET.address, PAYER)
+        return authorization_nonce in self.used
+
+
+async def test_what_was_refused_is_free_when_the_chain_says_so_and_who_lied_is_not_paid() -> None:
+    clock = Clock()
+    wallet = make_wallet(clock=clock)
+    honest, liar = ORIGIN + ":81/x", "https://liar.example/x"
+    for url in (honest, liar):
+        get(wallet, Till(tricks=[failed("invalid_exact_evm_x")]), url)
+    used = [row.authorization_nonce for row in wallet.file.transfers() if "liar" in row.origin]
+    assert await review_refused(wallet, Answers(clock.now, *used)) == []
+    clock.now += 300 + 31
+    assert await review_refused(wallet, Answers(clock.now - 60, *used)) == []
+    found = await review_refused(wallet, Answers(clock.now, *used))
+    assert {one.origin.split("/")[2]: one.was_used for one in found} == {
+        "api.example:81": False,
+        "liar.example:443": True,
+    }
+    assert await review_refused(wallet, Answers(clock.now, *used)) == []
+    totals = wallet.file.totals()
+    assert (totals.spent, totals.outlay) == (PRICE, PRICE)
+    assert [wallet.file.host_promised(url) for url in (honest, liar)] == [0, PRICE]
+    with pytest.raises(ProviderMisbehaved, match="said it had refused"):
+        get(wallet, Till(), liar)
+    assert get(wallet, Till(), honest).status_code == 200
+    wallet.close()
 
 
 def test_a_failed_settlement_is_an_answer_like_others(wallet: Wallet) -> None:

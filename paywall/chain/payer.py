@@ -91,6 +91,10 @@ class PayerNode:
         """The chain's own clock, in Unix seconds."""
         return (await self._blocks.head()).mined_at
 
+    async def is_used(self, token: Address, payer: Address, authorization_nonce: bytes) -> bool:
+        """Whether the token knows this nonce of the payer's as used."""
+        return await self._reads.is_used(token, payer, authorization_nonce)
+
     async def initiate_withdraw(self, config: ChannelConfig, amount: int) -> Mined:
         """Starts the delay after which `amount` can be taken. Raises Reverted."""
         return await self._transact(config, contract.encode_initiate_withdraw(config, amount))

@@ -94,6 +94,11 @@ class Reads:
         )
         return await self._at_once(_used_and_balance, questions)
 
+    async def is_used(self, token: Address, payer: Address, authorization_nonce: bytes) -> bool:
+        """Whether the token knows this nonce of the payer's as used."""
+        question = contract.encode_authorization_state(payer, authorization_nonce)
+        return await self._rpc.call(contract.decode_authorization_state, token, question)
+
     async def to_settle(self, receiver: Address, token: Address) -> int:
         """What was claimed for a receiver and is not in its hands yet."""
         claimed, settled = await self.earned(receiver, token)
