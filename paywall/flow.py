@@ -26,7 +26,7 @@ from paywall.books import AnyPromise
 from paywall.confirmations import moved, settlement
 from paywall.either import can_be_replayed, is_sent_away, with_header
 from paywall.offers import AnyIntent, ExactIntent, Intent
-from paywall.places import known_quote, origin_of, quote_of, remember, unlearn
+from paywall.places import known_quote, origin_of, quote_of, remember, shown_url, unlearn
 from paywall.promises import Promise
 from paywall.protocol import once
 from paywall.protocol.errors import (
@@ -117,7 +117,9 @@ def refund(wallet: Wallet, request: httpx.Request, amount: int | None, lane: int
         assert response is not None
         quote = quote_of(response)
         if quote is None:
-            raise InvalidQuote(f"{request.url} asks for no payment: there is no channel to refund")
+            raise InvalidQuote(
+                f"{shown_url(request)} asks for no payment: there is no channel to refund"
+            )
     tried: set[str] = set()
     while True:
         intent = wallet.choose(origin_of(request.url), quote).lane(lane)
@@ -207,6 +209,6 @@ def _refuse_unreplayable(request: httpx.Request) -> None:
     """A body that was streamed away cannot be sent again; say so before anything is paid."""
     if not can_be_replayed(request):
         raise AgentError(
-            f"{request.method} {request.url} must be paid, and its streamed body cannot be sent "
-            "twice. Its price is known now: send it again with a fresh body."
+            f"{request.method} {shown_url(request)} must be paid, and its streamed body cannot be "
+            "sent twice. Its price is known now: send it again with a fresh body."
         )

@@ -43,6 +43,12 @@ def place_of(request: httpx.Request) -> str:
     return _places(request)[1]
 
 
+def shown_url(request: httpx.Request) -> str:
+    """A request's URL as it may be shown: without a password, and without its query, which may hold
+    a key."""
+    return f"{origin_of(request.url)}{request.url.path}"
+
+
 def resource_of(request: httpx.Request) -> Resource | None:
     """What a payment for this request says that it is for; nothing where that would be very long.
 

@@ -204,8 +204,10 @@ def _checked(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ConfigurationError(f"upstream: {url!r} is not a URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
+        raise ConfigurationError(f"upstream: not a URL: {error}") from error
+    if parsed.userinfo:
+        raise ConfigurationError("upstream: its URL shows in logs; it may have no password")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
         raise ConfigurationError(
             f"upstream: {url!r} is not the URL of a service, such as http://127.0.0.1:3000"
         )

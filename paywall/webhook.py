@@ -28,6 +28,7 @@ import httpx
 from paywall.notices import Courier, Notice
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.x402 import encode_json
+from paywall.quiet import unsaid
 
 log = logging.getLogger("paywall.webhook")
 
@@ -133,8 +134,10 @@ class Webhook(Courier):
             SIGNATURE: sign(self._secret, body, int(self._clock())),
         }
         try:
-            async with client.stream("POST", self._url, content=body, headers=headers) as answer:
-                return "" if answer.is_success else f"it answered {answer.status_code}"
+            with unsaid():
+                sent = client.stream("POST", self._url, content=body, headers=headers)
+                async with sent as answer:
+                    return "" if answer.is_success else f"it answered {answer.status_code}"
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return type(error).__name__
         except Exception as error:  # whatever a receiver does, the next batch is sent

@@ -18,6 +18,7 @@ from paywall.protocol.errors import ChainUnavailable, ConfigurationError
 from paywall.protocol.facilitation import SettleAnswer, Supported, VerifyAnswer
 from paywall.protocol.limits import MAX_FACILITATOR_ANSWER_BYTES
 from paywall.protocol.x402 import Malformed, decode_json
+from paywall.quiet import unsaid
 
 QUICK_SECONDS: Final = 10.0
 """How long `/supported` and `/verify` may take: they send nothing."""
@@ -70,14 +71,14 @@ class Site:
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
+        url = self._url + path
         try:
-            async with (
-                asyncio.timeout(seconds),
-                http.stream(
-                    method, self._url + path, content=body, headers=headers, timeout=seconds
-                ) as response,
-            ):
-                return response.status_code, await self._read(response)
+            with unsaid():
+                async with (
+                    asyncio.timeout(seconds),
+                    http.stream(method, url, content=body, headers=headers, timeout=seconds) as got,
+                ):
+                    return got.status_code, await self._read(got)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             raise NotDone(f"{self} cannot be reached") from None
         except (TimeoutError, httpx.TimeoutException):
