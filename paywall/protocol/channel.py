@@ -312,14 +312,14 @@ def charge(channel: Channel, request: str, amount: int, remember: bool = True) -
     assert 0 <= amount <= hold.price, "a charge is never above its price"
     if amount == 0:
         channel = release(channel, request)
-    else:
-        channel = msgspec.structs.replace(
-            channel, charged=channel.charged + amount, holds=_without(channel.holds, request)
-        )
-    if remember:
-        done = (*channel.done, request)[-REMEMBERED_CHARGES:]
-        channel = msgspec.structs.replace(channel, done=done)
-    return _shorten(channel)
+    done = (*channel.done, request)[-REMEMBERED_CHARGES:] if remember else channel.done
+    charged = msgspec.structs.replace(
+        channel,
+        charged=channel.charged + amount,
+        holds=_without(channel.holds, request),
+        done=done,
+    )
+    return _shorten(charged)
 
 
 def _shorten(channel: Channel) -> Channel:
@@ -437,6 +437,8 @@ def _without_expired(channel: Channel, now_ms: int) -> Channel:
     Nothing was charged for such a request, and nothing can be any more, so its voucher is good
     again: a payer that signs one total after the other could not go on without it.
     """
+    if not channel.holds and channel.refunding is None:
+        return channel
     live = {key: hold for key, hold in channel.holds.items() if hold.deadline_ms > now_ms}
     refunding = channel.refunding
     if refunding and refunding.deadline_ms <= now_ms:

@@ -30,6 +30,11 @@ _HALF_N: Final = (_N // 2).to_bytes(32, "big")
 _ZERO_WORD: Final = bytes(32)
 _PAD: Final = bytes(12)
 _CONTEXT: Final = GLOBAL_CONTEXT.ctx
+_SIGNATURE: Final = ffi.typeof("secp256k1_ecdsa_recoverable_signature *")
+_KEY: Final = ffi.typeof("secp256k1_pubkey *")
+_new, _bytes_of = ffi.new, ffi.buffer
+_parse: Final = lib.secp256k1_ecdsa_recoverable_signature_parse_compact
+_recover: Final = lib.secp256k1_ecdsa_recover
 
 
 def keccak(data: bytes) -> bytes:
@@ -182,23 +187,19 @@ def recover(digest: bytes, signature: bytes) -> Address:
     if s > _HALF_N or s == _ZERO_WORD:
         raise BadSignature("s is not low")
     assert len(digest) == 32
-    parsed, key = ffi.new("secp256k1_ecdsa_recoverable_signature *"), ffi.new("secp256k1_pubkey *")
-    parse, find = (
-        lib.secp256k1_ecdsa_recoverable_signature_parse_compact,
-        lib.secp256k1_ecdsa_recover,
-    )
-    if not parse(_CONTEXT, parsed, signature, signature[64] - 27):
+    parsed, key = _new(_SIGNATURE), _new(_KEY)
+    if not _parse(_CONTEXT, parsed, signature, signature[64] - 27):
         raise BadSignature("r or s is out of range")
-    if not find(_CONTEXT, key, parsed, digest):
+    if not _recover(_CONTEXT, key, parsed, digest):
         raise BadSignature("no key made this signature")
-    return _address_of(bytes(ffi.buffer(key)))
+    return _address_of(_bytes_of(key)[:])
 
 
 @lru_cache(maxsize=8192)
 def _address_of(key: bytes) -> Address:
     """The address of a key as libsecp256k1 keeps it in this process. The same payers come again."""
-    point = ffi.new("secp256k1_pubkey *")
-    ffi.buffer(point)[:] = key
+    point = _new(_KEY)
+    _bytes_of(point)[:] = key
     return Address(keccak(PublicKey(point).format(compressed=False)[1:])[12:])
 
 
