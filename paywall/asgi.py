@@ -361,6 +361,14 @@ class Paywall:
             return await self.app(scope, receive, send)
         tariff, quote = quoted
         sight = self.sights.watch(tariff.name, send)
+        try:
+            await self._sell(quote, tariff, scope, receive, sight)
+        finally:
+            sight.close()
+
+    async def _sell(
+        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
+    ) -> None:
         if self._exempt:
             exempt, receive = await asked(self._exempt, scope, receive)
             if exempt:

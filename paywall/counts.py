@@ -29,8 +29,8 @@ FREE: Final = "free"
 FAILED: Final = "failed"
 UNAVAILABLE: Final = "unavailable"
 OUTCOMES: Final = (QUOTED, REFUSED, SERVED, FREE, FAILED, UNAVAILABLE)
-"""`served` was paid, `free` was not to be, `failed` is an answer of 400 and above (not charged),
-and `unavailable` our own fault."""
+"""`served` was paid, `free` was not to be, `failed` is an answer of 400 and above, or none (nothing
+charged), and `unavailable` our own fault."""
 
 
 def _no_latency() -> list[int]:

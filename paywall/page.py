@@ -21,7 +21,7 @@ from msgspec import Raw
 from starlette.types import Scope
 
 from paywall.protocol.errors import Reason
-from paywall.protocol.money import KNOWN_ASSETS, USDC, Asset
+from paywall.protocol.money import USDC, Asset
 from paywall.protocol.schemes.exact import ExactOffer
 from paywall.protocol.x402 import Resource, encode_json
 from paywall.quote import Quote
@@ -159,10 +159,6 @@ def quote_page(quote: Quote, asset: Asset, metered: bool, resource: Resource) ->
 
 def network_name(network: str) -> str:
     return _NAMES.get(network, network)
-
-
-def known_asset(network: str, address: bytes) -> Asset | None:
-    return KNOWN_ASSETS.get((network, address))
 
 
 def _single(quote: Quote) -> Raw | None:

@@ -51,13 +51,20 @@ class Sight:
 
     def __call__(self, message: Message) -> Awaitable[None]:
         if not self._seen and message["type"] == "http.response.start":
-            self._seen = True
-            outcome = self.outcome or (SERVED if message["status"] < 400 else FAILED)
-            elapsed_us = (perf_counter_ns() - self._began_ns) // 1000
-            self._sights.of(self.route).count(outcome, elapsed_us)
-            for watcher in self._sights.watchers:
-                watcher(self.route, outcome, elapsed_us)
+            self._note(self.outcome or (SERVED if message["status"] < 400 else FAILED))
         return self._send(message)
+
+    def _note(self, outcome: str) -> None:
+        self._seen = True
+        elapsed_us = (perf_counter_ns() - self._began_ns) // 1000
+        self._sights.of(self.route).count(outcome, elapsed_us)
+        for watcher in self._sights.watchers:
+            watcher(self.route, outcome, elapsed_us)
+
+    def close(self) -> None:
+        """The request is over; one that got no answer at all has failed."""
+        if not self._seen:
+            self._note(FAILED)
 
     def refused(self, reason: Reason) -> None:
         self.outcome = REFUSED

@@ -8,6 +8,7 @@ import pytest
 from helpers.exact import Signer, shop
 from helpers.provider import Agent, FaultyStore, answering, ask, buy, paying, provider
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from paywall import counts
 from paywall.asgi import Paywall
@@ -39,6 +40,17 @@ async def test_requests_are_counted_by_what_became_of_them() -> None:
 async def test_an_answer_that_is_not_charged_has_failed() -> None:
     wall = provider(answering(500))
     await buy(wall, 1_000)
+    assert outcomes(wall) == {"failed": 1}
+    await wall.close()
+
+
+async def test_a_handler_that_dies_has_failed() -> None:
+    async def dying(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a mistake")
+
+    wall = provider(dying)
+    with pytest.raises(RuntimeError):
+        await buy(wall, 1_000)
     assert outcomes(wall) == {"failed": 1}
     await wall.close()
 

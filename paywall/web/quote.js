@@ -4,7 +4,6 @@
 "use strict";
 (() => {
   const terms = JSON.parse(document.getElementById("terms").textContent);
-  const wallet = window.ethereum;
   const words = document.getElementById("words");
   const button = document.getElementById("pay");
   const SKEW_SECONDS = 600; // how far a wallet's clock may be ahead of the chain's
@@ -20,7 +19,7 @@
 
   class Told extends Error {} // what a person can read
 
-  const ask = (method, params) => wallet.request(params ? { method, params } : { method });
+  const ask = (method, params) => window.ethereum.request(params ? { method, params } : { method });
   const nowSeconds = () => Math.floor(Date.now() / 1000);
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -126,7 +125,7 @@
     for (let attempt = 1; ; attempt += 1) {
       const answer = await fetch(location.href, {
         headers: { "PAYMENT-SIGNATURE": signed.header, Accept: ACCEPT },
-        cache: "no-store", redirect: "error", credentials: "same-origin",
+        cache: "no-store", redirect: "manual", credentials: "same-origin",
       });
       if (answer.status !== 503 || attempt === TRIES) return answer;
       say("The payment is on its way. Please wait.");
@@ -168,6 +167,11 @@
 
   async function finish(answer) {
     if (answer.ok) return show(answer);
+    if (answer.type === "opaqueredirect") { // a payment goes to no other address
+      keep(null);
+      button.hidden = true;
+      throw new Told("Paid. The server answered by naming another address, which this page does not follow.");
+    }
     const body = await answer.json().catch(() => ({}));
     const said = typeof body.message === "string" ? ` The server says: ${body.message}` : "";
     if (answer.status === 503) throw new Told(`The server could not finish this just now.${said}`);
@@ -255,13 +259,17 @@
     return out;
   }
 
-  if (!terms.offer) return;
-  if (!wallet || typeof wallet.request !== "function") {
-    say("There is no wallet in this browser. With one, you can pay here; an agent pays as below.");
-    return;
+  function begin() {
+    if (!window.ethereum || typeof window.ethereum.request !== "function") {
+      return say("There is no wallet in this browser. With one, you can pay here; an agent pays as below.");
+    }
+    if (signed) button.textContent = "Send the same payment again";
+    say("Pay once with the wallet in this browser. It signs a single transfer of this amount, and no more.");
+    button.hidden = false;
+    button.onclick = pay;
   }
-  if (signed) button.textContent = "Send the same payment again";
-  say("Pay once with the wallet in this browser. It signs a single transfer of this amount, and no more.");
-  button.hidden = false;
-  button.addEventListener("click", pay);
+
+  if (!terms.offer) return;
+  window.addEventListener("ethereum#initialized", begin, { once: true }); // some wallets come late
+  begin();
 })();

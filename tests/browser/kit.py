@@ -11,13 +11,16 @@ from eth_account.messages import encode_typed_data
 from playwright.async_api import Page
 
 _SHIM: Final = """
-window.ethereum = {
-  async request({ method, params }) {
-    const { result, error } = await window.askWallet(method, JSON.stringify(params ?? []));
-    if (error) throw Object.assign(new Error(error.message), error);
-    return result;
-  },
-};
+function moveIn() {
+  window.ethereum = {
+    async request({ method, params }) {
+      const { result, error } = await window.askWallet(method, JSON.stringify(params ?? []));
+      if (error) throw Object.assign(new Error(error.message), error);
+      return result;
+    },
+  };
+  window.dispatchEvent(new Event("ethereum#initialized"));
+}
 """
 
 LOOKS: Final = (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390))
@@ -46,9 +49,11 @@ class BrowserWallet:
     def address(self) -> str:
         return str(Account.from_key(self.key).address)
 
-    async def move_in(self, page: Page) -> None:
+    async def move_in(self, page: Page, after_ms: int = 0) -> None:
+        """Before the page's own script, or so long after."""
         await page.expose_function("askWallet", self._answer)
-        await page.add_init_script(_SHIM)
+        start = f"setTimeout(moveIn, {after_ms});" if after_ms else "moveIn();"
+        await page.add_init_script(_SHIM + start)
 
     def _answer(self, method: str, params: str) -> dict[str, Any]:
         self.asked.append(method)

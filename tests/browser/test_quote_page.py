@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 from helpers.chain import ASSET, FUNDS, NETWORK, new_address
-from helpers.servers import served
+from helpers.servers import Counted, served
 from playwright.async_api import BrowserContext, Page, expect
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from browser.kit import BrowserWallet, photograph, watched
@@ -42,6 +42,10 @@ async def _picture(request: Request) -> Response:
     return Response(PIXEL, media_type="image/png")
 
 
+async def _moved(request: Request) -> Response:
+    return RedirectResponse(request.query_params["to"])
+
+
 async def _broken(request: Request) -> Response:
     return JSONResponse({"message": "out of paper"}, 500)
 
@@ -50,6 +54,7 @@ PRICES = {
     "GET /report": "$0.02",
     "GET /article": "$0.02",
     "GET /picture": "$0.02",
+    "GET /moved": "$0.02",
     "GET /broken": "$0.02",
     "GET /small": "$0.001",
     "GET /metered": upto("$0.05"),
@@ -85,6 +90,7 @@ async def _site(devnet: Devnet, folder: Path) -> AsyncIterator[Site]:
         Route("/report", _report),
         Route("/article", _article),
         Route("/picture", _picture),
+        Route("/moved", _moved),
         Route("/broken", _broken),
     ]
     app = Paywall(
@@ -159,6 +165,26 @@ async def test_a_wallet_on_another_network_is_asked_to_change(
     await expect(page.locator("#shown pre")).to_be_visible()
     assert "wallet_switchEthereumChain" in wallet.asked
     assert wallet.chain_id == ASSET.chain_id
+
+
+async def test_a_wallet_that_comes_late_is_found(browser: BrowserContext, site: Site) -> None:
+    wallet, page = site.wallet(), await browser.new_page()
+    await wallet.move_in(page, after_ms=500)
+    await page.goto(f"{site.url}/report")
+    await _pay(page)
+    await expect(page.locator("#shown pre")).to_be_visible()
+    assert len(wallet.signed) == 1
+
+
+async def test_a_payment_follows_no_redirect(browser: BrowserContext, site: Site) -> None:
+    """Case 47 for people."""
+    elsewhere = Counted(Starlette())
+    with served(elsewhere) as other:
+        page = await _opened(browser, f"{site.url}/moved?to={other}", site.wallet())
+        await _pay(page)
+        await expect(page.locator("#words")).to_contain_text("which this page does not follow")
+        assert (elsewhere.paid, elsewhere.unpaid) == (0, 0)
+    assert site.earned() == PRICE
 
 
 async def test_what_goes_wrong_is_said_in_plain_words(browser: BrowserContext, site: Site) -> None:
