@@ -49,6 +49,7 @@ from paywall.protocol.x402 import PaymentPayload, decode_payment
 from paywall.quote import Offer, Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded, Refunds
+from paywall.refusal_memory import RefusalMemory
 from paywall.refusal_queue import RefusalQueue
 from paywall.running import Cut, Running
 from paywall.stores import Store
@@ -58,6 +59,8 @@ log = logging.getLogger("paywall.gate")
 _DEPOSITS: Final = DepositRules()
 _BY_CHAIN: Final = (Reason.EXCEEDS_BALANCE, Reason.CHANNEL_CLOSING)
 """What a top-up, or the end of a withdrawal, would mend without telling us."""
+_PAID_ANEW: Final = (Reason.CUMULATIVE_MISMATCH, Reason.EXCEEDS_BALANCE, Reason.BELOW_CLAIMED)
+"""After these a client signs another payment for the same request."""
 
 
 _NAME_BYTES: Final = 6
@@ -97,6 +100,7 @@ class Gate:
         self._news = news
         self._chores = Chores()
         self._refused = RefusalQueue()
+        self._memory = RefusalMemory(store, clock)
         self._mirror = Mirror(store, chain, self._chores, clock)
         self._deposits = Deposits(
             terms,
@@ -170,13 +174,13 @@ class Gate:
             return await self._exact.admit(payload, quote, ticket, resource, route)
         try:
             payment = await self._checked(payload, quote, ticket)
-            if isinstance(payment, VoucherPayment):
-                return await self._admit_voucher(payment, quote.price, ticket, route)
-            if isinstance(payment, DepositPayment):
-                return await self._admit_deposit(payment, quote.price, ticket, route)
+            if isinstance(payment, VoucherPayment | DepositPayment):
+                return await self._let_in(payment, quote.price, ticket, route)
             return await self._refunds.make(payment, ticket)
         except once.AnsweredBefore as before:
             return await self._repeat(payload, before)
+        except once.RefusedBefore as before:
+            raise await self._memory.again(self._channel_id(payload), before) from before
 
     async def _checked(
         self, payload: PaymentPayload, quote: Quote, ticket: Ticket | None
@@ -206,6 +210,22 @@ class Gate:
         if channel is None:
             raise Refused(Reason.ANSWER_NOT_KEPT)
         return Repeated(answer, receipts.repeated(channel, answer, before.total))
+
+    async def _let_in(
+        self,
+        payment: VoucherPayment | DepositPayment,
+        price: int,
+        ticket: Ticket | None,
+        route: str,
+    ) -> Admission:
+        try:
+            if isinstance(payment, VoucherPayment):
+                return await self._admit_voucher(payment, price, ticket, route)
+            return await self._admit_deposit(payment, price, ticket, route)
+        except RefusedByChannel as refusal:
+            if refusal.reason in _PAID_ANEW:
+                await self._memory.keep(refusal.channel.channel_id, ticket)
+            raise
 
     async def _admit_voucher(
         self, payment: VoucherPayment, price: int, ticket: Ticket | None, route: str

@@ -23,6 +23,7 @@ from helpers.provider import (
 
 from paywall import gate as gates
 from paywall.gate import Gate
+from paywall.protocol import once
 from paywall.protocol.channel import Channel, RefusedByChannel
 from paywall.protocol.errors import (
     ChainUnavailable,
@@ -38,12 +39,14 @@ from paywall.protocol.limits import (
     MAX_HOLDS,
     MAX_PAYMENT_HEADER_BYTES,
     REFUND_HOLD_SECONDS,
+    REFUSALS_PER_MINUTE,
     REQUEST_DELAY_SHARE,
 )
 from paywall.protocol.x402 import Resource, show_address, show_bytes
 from paywall.quote import Quote
 from paywall.receipts import Admission
 from paywall.refunds import Refunded
+from paywall.refusal_memory import RefusalMemory
 
 
 @dataclass
@@ -214,6 +217,62 @@ async def test_case_06_a_header_above_its_bound_is_not_decoded(house: House) -> 
     header = "A" * (MAX_PAYMENT_HEADER_BYTES + 1)
     attempt = house.gate.admit(header, house.quote, b"GET /x")
     assert await refusal(attempt) is Reason.HEADER_TOO_LARGE
+
+
+# -- A payment that was refused ------------------------------------------------------------------
+
+
+def named(header: str, number: int) -> str:
+    """A payment under an id."""
+    extension = {"info": {"id": f"payment-{number:012d}"}}
+    return header_of({**decoded(header), "extensions": {once.EXTENSION: extension}})
+
+
+async def test_case_28_a_copy_of_a_refused_payment_is_not_served_beside_what_took_its_place(
+    house: House,
+) -> None:
+    running = await house.pay(1000)
+    copied = named(house.agent.pay(1001), 1)
+    assert await refusal(house.admit(copied)) is Reason.CUMULATIVE_MISMATCH
+    await house.gate.release(running)  # from now on its total would do
+    served = await house.admit(named(house.agent.pay(2000), 2))
+    with pytest.raises(RefusedByChannel) as refused:
+        await house.admit(copied)
+    assert refused.value.reason is Reason.CUMULATIVE_MISMATCH
+    assert refused.value.channel.held == PRICE
+    await house.gate.charge(served, PRICE)
+    assert house.record.charged == PRICE
+
+
+async def test_case_28_a_payer_whose_payment_is_served_by_its_copy_is_not_told_to_pay_anew(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the decision to refuse and the refusal its place became free, and a copy took it."""
+    running = await house.pay(1000)
+    copied, keep = named(house.agent.pay(1001), 1), RefusalMemory.keep
+
+    async def late(memory: RefusalMemory, *told: Any) -> None:
+        await house.gate.release(running)
+        await house.admit(copied)
+        await keep(memory, *told)
+
+    monkeypatch.setattr(RefusalMemory, "keep", late)
+    assert await refusal(house.admit(copied)) is Reason.PAYMENT_IN_PROGRESS
+    assert house.record.held == PRICE
+
+
+async def test_case_36_refusals_fill_no_store(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paywall.refusal_queue.TURN_SECONDS", 0.0)
+    await house.pay(1000)
+    for number in range(REFUSALS_PER_MINUTE + 10):
+        await refusal(house.admit(named(house.agent.pay(1001), number)))
+    assert len(house.store._entries) == REFUSALS_PER_MINUTE
+    house.clock.now += 60  # the hold has expired, and so its voucher is good again
+    await house.pay(1000)
+    await refusal(house.admit(named(house.agent.pay(1001), 10_000)))
+    assert len(house.store._entries) == REFUSALS_PER_MINUTE + 1
 
 
 # -- What the chain is asked ---------------------------------------------------------------------

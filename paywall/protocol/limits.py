@@ -121,6 +121,8 @@ PAYER_SECONDS: Final = 30 * 24 * 3600
 # -- Exactly once --------------------------------------------------------------------------------
 ANSWER_SECONDS: Final = 300
 """How long the answer to a paid request is kept for a client that lost it."""
+REFUSALS_PER_MINUTE: Final = 128
+"""Refused payments of one channel that one worker remembers: to be refused costs nothing."""
 MAX_ANSWER_BYTES: Final = 16 * 1024
 """A larger answer, or a stream, is charged once all the same, but cannot be given again."""
 SLIP_MARGIN_SECONDS: Final = ANSWER_SECONDS

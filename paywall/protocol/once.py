@@ -3,8 +3,9 @@
 A client may name its payment (the x402 extension `payment-identifier`) and send the very same
 payment again when no answer came. The first one runs; while it runs, a second is told to wait; once
 it was charged, a second gets the answer that was stored, receipt included, and nothing is charged;
-when it was released, a second runs as if it were the first. An id belongs to one payload on one
-resource: anything else under it is a conflict.
+when it was released, a second runs as if it were the first; and one that was refused is refused
+again, for its payer may have paid in its place. An id belongs to one payload on one resource:
+anything else under it is a conflict, but for a payment in the place of one that was refused.
 
 When the worker died, its hold expires and nothing was charged, so the same payment is let in again
 as its channel allows.
@@ -29,6 +30,8 @@ from paywall.protocol.limits import (
 from paywall.protocol.x402 import Malformed, decode_json, encode_json
 
 EXTENSION: Final = "payment-identifier"
+REFUSED: Final = "-"
+"""In the place of the request's name: there was none."""
 
 _ID = re.compile(f"[A-Za-z0-9_-]{{{MIN_PAYMENT_ID_CHARS},{MAX_PAYMENT_ID_CHARS}}}", re.ASCII)
 
@@ -52,6 +55,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     expires_ms: int
     answer: bytes | None = None
     total: int = 0
+
+
+class RefusedBefore(Refused):
+    """This payment was refused before, and its payer told so."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CUMULATIVE_MISMATCH)
 
 
 class AnsweredBefore(PaymentError):
@@ -104,7 +114,11 @@ def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_
     if entry is None:
         return
     if entry.fingerprint != ticket.fingerprint:
+        if entry.request == REFUSED:
+            return
         raise Refused(Reason.PAYMENT_ID_REUSED)
+    if entry.request == REFUSED:
+        raise RefusedBefore
     if entry.answer:
         raise AnsweredBefore(entry.answer, entry.total)
     if entry.answer is not None:
@@ -116,6 +130,11 @@ def check(entry: Entry | None, ticket: Ticket, request: str, running: bool, now_
 def started(ticket: Ticket, request: str, now_ms: int) -> Entry:
     """The entry of a request that begins. It outlives the request's hold, to recognise it."""
     return Entry(ticket.fingerprint, request, now_ms + 1000 * (ANSWER_SECONDS + HOLD_SECONDS))
+
+
+def refused(ticket: Ticket, now_ms: int) -> Entry:
+    """The entry of a payment that was refused."""
+    return Entry(ticket.fingerprint, REFUSED, now_ms + 1000 * ANSWER_SECONDS)
 
 
 def answered(ticket: Ticket, request: str, answer: bytes, total: int, now_ms: int) -> Entry:

@@ -35,6 +35,11 @@ class Store(Protocol):
         Raises AnsweredBefore, or Refused when it is running or its id belongs to another.
         """
 
+    async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
+        """Remembers that a payment was refused: from now on `look_up` and `reserve` raise
+        RefusedBefore for it. Raises as `look_up` does when something else was decided meanwhile.
+        """
+
     async def reserve(
         self,
         channel_id: bytes,

@@ -38,7 +38,7 @@ from paywall.protocol.limits import (
     REMEMBERED_CHARGES,
     WINDOW_VOUCHERS,
 )
-from paywall.protocol.once import AnsweredBefore, Ticket
+from paywall.protocol.once import AnsweredBefore, RefusedBefore, Ticket
 from paywall.stores import redis_index, redis_records
 from paywall.stores.redis_calls import Calls
 from paywall.stores.redis_check import check
@@ -110,6 +110,13 @@ class RedisStore(RedisLeases, RedisTallies):
         key = self._key(channel_id)
         keys = (key + b":h", _entry(key, ticket))
         words = await self._run("look_up", channel_id, keys, (ticket.fingerprint,))
+        if words != [b"ok"]:
+            _raise(words, channel_id)
+
+    async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
+        key = self._key(channel_id)
+        keys = (key + b":h", _entry(key, ticket))
+        words = await self._run("refuse", channel_id, keys, (ticket.fingerprint, _ANSWER_MS))
         if words != [b"ok"]:
             _raise(words, channel_id)
 
@@ -321,6 +328,8 @@ def _raise(words: list[bytes], channel_id: bytes) -> Never:
     if word == b"answer":
         answer, total = rest
         raise AnsweredBefore(answer, int(total))
+    if word == b"refused before":
+        raise RefusedBefore
     if word in _REFUSALS:
         raise Refused(_REFUSALS[word])
     raise NeedsChain(_CHAIN[word])

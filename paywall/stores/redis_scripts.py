@@ -25,7 +25,7 @@ class Script:
 
 READING: Final = ("channel", "look_up")
 WRITING: Final = (
-    *("reserve", "charge", "release", "renew"),
+    *("reserve", "charge", "release", "renew", "refuse"),
     *("record", "begin_refund", "end_refund", "spend", "take", "give_back"),
     *("lease", "put_note"),
 )

@@ -73,6 +73,13 @@ class RuleStore(RuleLeases, RuleTallies):
 
         await self._apply(channel_id, rule, ticket.payment_id)
 
+    async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
+        def rule(slot: Slot, now_ms: int) -> Slot:
+            once.check(slot.entry, ticket, "", _running(slot, now_ms), now_ms)
+            return slot._replace(entry=once.refused(ticket, now_ms))
+
+        await self._apply(channel_id, rule, ticket.payment_id)
+
     async def reserve(
         self,
         channel_id: bytes,

@@ -8,7 +8,7 @@ channel, what must have been charged, and says at once when the record says othe
     nothing else adds anything; a total is used by one request only
     an answer leaves when its charge is in the store
     one request of an agent is charged once, whatever was resent, refused, corrected or repeated;
-      only what the network has copied of a refused payment may come on top
+      only what the network has copied of a refused payment may come on top, when a store forgot
     only a hold whose time is over vanishes by itself
 
 What a fail-over takes back is no violation: it is a *loss*, and is counted, less what the payer's
@@ -35,8 +35,8 @@ class Asked:
 
     `goal` is what an agent wanted, once; a stranger's replay has none, and is `goal` zero. What was
     signed for it is a `payment`. A `copy` was made by the network. One whose original was refused
-    may be good at another moment: no signature can be taken back. Then the agent has paid twice,
-    which it has promised, and that is counted.
+    is good at another moment, once a store has forgotten the refusal: no signature can be taken
+    back. Then the agent has paid twice, which it has promised, and that is counted.
     """
 
     goal: int
@@ -127,6 +127,7 @@ class Oracle:
         self.books: dict[bytes, Book] = {}
         self.goals: dict[int, list[Asked]] = {}
         self.refused: set[int] = set()
+        self.forgetful = False
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.digest = 0
@@ -270,7 +271,8 @@ class Oracle:
         paid.append(asked)
         if len(paid) == 1:
             return
-        others = [one for one in paid if not (one.copy and one.payment in self.refused)]
+        excused = {one.payment for one in paid if one.copy} & self.refused
+        others = [one for one in paid if one.payment not in excused or not self.forgetful]
         if len(others) > 1 or len({one.payment for one in paid}) < len(paid):
             self.violated(channel_id, f"request {asked.goal} of an agent was charged twice")
         else:

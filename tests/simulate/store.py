@@ -81,6 +81,7 @@ class Server:
 
     def fail_over(self, lag_seconds: float) -> int:
         """Another server takes over, which has not heard the last so many seconds."""
+        self._oracle.forgetful = True
         since = asyncio.get_running_loop().time() - lag_seconds
         lost = 0
         while self._log and self._log[-1][0] > since:
@@ -90,6 +91,7 @@ class Server:
 
     def flush(self) -> None:
         """Everything is gone."""
+        self._oracle.forgetful = True
         self._log.clear()
         for channel_id in list(self.memory._records):
             self._oracle.flushed(channel_id)

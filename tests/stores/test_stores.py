@@ -28,7 +28,7 @@ from paywall.protocol.channel import (
 )
 from paywall.protocol.errors import ConfigurationError, HoldLost, Reason, Refused
 from paywall.protocol.limits import ANSWER_SECONDS, HOLD_SECONDS, MAX_HOLDS, REMEMBERED_CHARGES
-from paywall.protocol.once import AnsweredBefore, Ticket
+from paywall.protocol.once import AnsweredBefore, RefusedBefore, Ticket
 from paywall.stores import Store, open_store
 
 TICKET = Ticket("payment-00000001", b"\x01" * 32)
@@ -349,6 +349,36 @@ async def test_while_a_payment_runs_a_second_one_is_told_to_wait(opened: Store) 
     assert (await pay(opened, "a")).held == 100
     assert await refused_as(opened, TICKET) is Reason.PAYMENT_IN_PROGRESS
     assert (await pay(opened, "a")).held == 100
+
+
+async def test_case_28_a_payment_that_was_refused_stays_refused(opened: Store) -> None:
+    await opened.refuse(CHANNEL_ID, TICKET)
+    await opened.refuse(CHANNEL_ID, Ticket("payment-00000002", b"\x01" * 32))
+    with pytest.raises(RefusedBefore):
+        await opened.look_up(CHANNEL_ID, TICKET)
+    with pytest.raises(RefusedBefore):
+        await pay(opened, "a")
+    assert (await record_of(opened)).holds == {}
+
+
+async def test_what_takes_the_place_of_a_refused_payment_may_have_its_id(opened: Store) -> None:
+    await opened.refuse(CHANNEL_ID, TICKET)
+    corrected = Ticket(TICKET.payment_id, b"\x02" * 32)
+    assert (await pay(opened, "a", corrected)).held == 100
+    assert await refused_as(opened, corrected) is Reason.PAYMENT_IN_PROGRESS
+    assert await refused_as(opened, TICKET) is Reason.PAYMENT_ID_REUSED
+
+
+async def test_a_refusal_that_comes_too_late_says_what_was_decided(opened: Store) -> None:
+    """A copy of the payment was faster; its payer must not pay in its place."""
+    await pay(opened, "a")
+    with pytest.raises(Refused) as refused:
+        await opened.refuse(CHANNEL_ID, TICKET)
+    assert refused.value.reason is Reason.PAYMENT_IN_PROGRESS
+    await opened.charge(CHANNEL_ID, "a", 100, TICKET, b"an answer")
+    with pytest.raises(AnsweredBefore) as answered:
+        await opened.refuse(CHANNEL_ID, TICKET)
+    assert (answered.value.answer, answered.value.total) == (b"an answer", 100)
 
 
 async def test_a_payment_that_was_charged_gets_its_answer_again(opened: Store) -> None:

@@ -244,10 +244,17 @@ local function keep_entry(key, fingerprint, request, now, ms, total, answer)
   redis.call('SET', key, text .. (answer or ''), 'PX', ms)
 end
 
+-- In the place of the request of a payment that was refused. It has no total.
+local REFUSED = '-'
+
 -- What was decided under this payment's id: an answer to give instead, or nothing.
 local function once(entry_key, holds, fingerprint, request, now)
   local its, other, expires, total, answer = entry_of(entry_key)
   if not its or expires <= now then return nil end
+  if other == REFUSED then
+    if its == fingerprint then return {'refused before'} end
+    return nil
+  end
   if its ~= fingerprint then return {'conflict'} end
   if answer == '' then return {'not kept'} end
   if answer then return {'answer', answer, total} end
