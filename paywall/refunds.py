@@ -6,6 +6,7 @@ half done. What is set aside cannot be promised by a request meanwhile.
 Source: batch-settlement EVM specification, "Refund Payload".
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -15,7 +16,7 @@ from paywall.chores import Chores
 from paywall.mirror import Mirror
 from paywall.payers import Payers
 from paywall.protocol import channel as rules
-from paywall.protocol.channel import Channel, RefusedByChannel
+from paywall.protocol.channel import ChainState, Channel, NeedsChain, RefusedByChannel
 from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import ChainUnavailable, Reason, Refused, Reverted
 from paywall.protocol.limits import ANSWER_SECONDS
@@ -61,10 +62,10 @@ class Refunds:
             if not made:
                 await self._payers.refunds(payment.config.payer)
         except BaseException:
-            await self._store.end_refund(payment.channel_id, None)
+            await self._over(payment.channel_id, None)
             raise
         if made:
-            await self._store.end_refund(payment.channel_id, None)
+            await self._over(payment.channel_id, None)
             return made
         # In a task of its own: a payer that hangs up does not leave the refund unrecorded.
         work = self._send(payment, before, ticket)
@@ -84,18 +85,26 @@ class Refunds:
         try:
             mined = await self._chain.refund(channel, amount)
         except Refused:
-            await self._store.end_refund(payment.channel_id, None)
+            await self._over(payment.channel_id, None)
             raise
         except Reverted as error:  # somebody moved the channel on chain meanwhile
             chain = await self._mirror.read(payment.channel_id, channel.chain.block)
-            await self._store.end_refund(payment.channel_id, chain)
+            await self._over(payment.channel_id, chain)
             raise ChainUnavailable(f"the refund was not made: {error}") from error
         chain = await self._mirror.read(payment.channel_id, mined.block)
         receipt = receipts.refunded(rules.end_refund(channel, chain), mined.transaction, amount)
         # Noted while it is still set aside, so that no copy finds neither the one nor the other.
         await self._note(payment, ticket, receipt)
-        await self._store.end_refund(payment.channel_id, chain)
+        await self._over(payment.channel_id, chain)
         return receipt
+
+    async def _over(self, channel_id: bytes, chain: ChainState | None) -> None:
+        """Nothing is set aside any more; nor is it where the store has lost the channel meanwhile:
+
+        the payer's next voucher brings it back as the chain has it then.
+        """
+        with suppress(NeedsChain):
+            await self._store.end_refund(channel_id, chain)
 
     # -- Once ------------------------------------------------------------------------------------
 

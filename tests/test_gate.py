@@ -219,6 +219,21 @@ async def test_case_06_a_header_above_its_bound_is_not_decoded(house: House) -> 
     assert await refusal(attempt) is Reason.HEADER_TOO_LARGE
 
 
+async def test_case_41_a_refund_is_confirmed_although_the_store_forgot_its_channel(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.served(1000)
+    refund = house.ledger.refund
+
+    async def flushed(*told: Any) -> Any:
+        house.store._records.clear()
+        return await refund(*told)
+
+    monkeypatch.setattr(house.ledger, "refund", flushed)
+    assert (await house.refunded(1000))["amount"] == "49000"
+    assert not house.knows()
+
+
 # -- A payment that was refused ------------------------------------------------------------------
 
 
