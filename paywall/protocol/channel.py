@@ -306,7 +306,7 @@ def charge(channel: Channel, request: str, amount: int, remember: bool = True) -
     Charging the same request again, because the first answer was lost, changes nothing; `remember`
     is False when somebody else sees to that.
     """
-    if request in channel.done:
+    if request not in channel.holds and request in channel.done:
         return channel
     hold = _hold(channel, request)
     assert 0 <= amount <= hold.price, "a charge is never above its price"

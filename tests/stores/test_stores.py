@@ -172,6 +172,15 @@ async def test_only_so_many_charges_are_remembered(opened: Store) -> None:
         await opened.charge(CHANNEL_ID, "r1", 1)
 
 
+async def test_a_request_that_is_let_in_again_is_charged_again(opened: Store) -> None:
+    """What was charged under its name before is another charge; a third try changes nothing."""
+    for total in (1, 2):
+        await opened.reserve(CHANNEL_ID, voucher(total), 1, "r")
+        assert (await opened.charge(CHANNEL_ID, "r", 1)).charged == total
+    assert (await opened.charge(CHANNEL_ID, "r", 1)).charged == 2
+    assert (await record_of(opened)).holds == {}
+
+
 async def test_when_nothing_promised_is_outstanding_the_window_is_empty(opened: Store) -> None:
     for number in range(1, 4):
         await opened.reserve(CHANNEL_ID, voucher(10 * number), 10, f"r{number}")

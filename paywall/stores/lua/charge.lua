@@ -44,9 +44,11 @@ if fingerprint ~= '' then
   local _, whose, expires, total = entry_of(entry_key)
   if total and whose == request and expires > now then return standing(r) end
 end
-if is_done(r, request, most_done) then return standing(r) end
 local hold = redis.call('HGET', holds, request)
-if not hold then return {'lost'} end
+if not hold then
+  if is_done(r, request, most_done) then return standing(r) end
+  return {'lost'}
+end
 local price, held_amount = parsed(hold)
 if less(price, amount) then return {'above'} end
 -- These fail, before anything is written, when they are somebody else's.
