@@ -62,13 +62,17 @@ class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
     """Sums over all channels and transfers, in atomic units.
 
     `spent` was charged or is spoken for by requests in flight; `outlay` is the most that can have
-    left the wallet, what is locked up in channels included.
+    left the wallet, what is locked up in channels included. `minute` and `day` hold what was spent
+    as providers say, the other two what was signed for them: who says that it took nothing can
+    claim it still.
     """
 
     spent: int = 0
     outlay: int = 0
     minute: Slots = ()
     day: Slots = ()
+    signed_minute: Slots = ()
+    signed_day: Slots = ()
 
     def changed(
         self, spent: int, outlay: int, at: float, now: float, dated: int | None = None
@@ -79,7 +83,14 @@ class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
         if belongs:
             minute = MINUTE.added(minute, belongs, at, now)
             day = DAY.added(day, belongs, at, now)
-        return Spending(self.spent + spent, self.outlay + outlay, minute, day)
+        sums = (self.spent + spent, self.outlay + outlay)
+        return Spending(*sums, minute, day, self.signed_minute, self.signed_day)
+
+    def signed(self, more: int, at: float, now: float) -> "Spending":
+        """After so much more (or less, of what never left) was signed at the time `at`."""
+        minute = MINUTE.added(self.signed_minute, more, at, now)
+        day = DAY.added(self.signed_day, more, at, now)
+        return Spending(self.spent, self.outlay, self.minute, self.day, minute, day)
 
 
 @dataclass(frozen=True)
@@ -102,14 +113,16 @@ def refuse_over_budget(
         _refuse(wish, "per_request", policy.per_request, 0, None)
     if policy.per_host is not None and host_promised + wish.promised > policy.per_host:
         _refuse(wish, "per_host", policy.per_host, host_promised, None)
-    for name, ceiling, window, slots in (
-        ("per_minute", policy.per_minute, MINUTE, spending.minute),
-        ("per_day", policy.per_day, DAY, spending.day),
+    for name, ceiling, window, slots, more in (
+        ("per_minute", policy.per_minute, MINUTE, spending.minute, wish.price),
+        ("per_minute", policy.per_minute, MINUTE, spending.signed_minute, wish.promised),
+        ("per_day", policy.per_day, DAY, spending.day, wish.price),
+        ("per_day", policy.per_day, DAY, spending.signed_day, wish.promised),
     ):
         if ceiling is None:
             continue
         used = sum(amount for _, amount in window.live(slots, now))
-        too_much = used + wish.price - ceiling
+        too_much = used + more - ceiling
         if too_much > 0:
             _refuse(wish, name, ceiling, used, window.renews_at(slots, now, too_much))
     _refuse_over_total(policy, spending, wish)

@@ -36,12 +36,15 @@ _PATTERN = re.compile(r"(?:(https?)://)?(\*|(?:\*\.)?[^*/:@\s]+|\[[0-9a-f:.]+\])
 
 
 class Limits(TypedDict, total=False):
-    """What `Wallet` takes besides its keys. Amounts are prices such as "$0.01"."""
+    """What `Wallet` takes besides its keys. Amounts are prices such as "$0.01".
+
+    Ceilings hold what was signed, also what a provider says that it refused: it has it still.
+    """
 
     per_request: str
     """No request costs more. One cent."""
     per_host: str
-    """What one host gets altogether: all that was signed for it, also what it says it refused."""
+    """What one host gets altogether."""
     per_minute: str
     """What is spent in any 60 seconds."""
     per_day: str

@@ -109,7 +109,7 @@ class Transfers:
         for row in self._file.take_expired_transfers(now - MAX_CLOCK_SKEW_SECONDS):
             if row.refused:
                 self._file.put_refused(row)
-                self._file.count(-row.price, 0, row.started, dated=0)
+                self._file.count(-row.price, 0, row.started)
 
     def reviewed(self, row: SignedTransfer, was_used: bool) -> bool:
         """Takes over what the chain says of one that was refused and has expired: it is free, or
@@ -122,15 +122,15 @@ class Transfers:
                 self._file.count(row.price, 0, row.started, dated=0)
                 self._file.stop(row.origin, why)
             else:
-                self._file.count(0, -row.price, row.started, dated=0)
-                self._file.count_promised(row.origin, -row.price)
+                self._file.count(0, -row.price, row.started)
+                self._file.count_promised(row.origin, -row.price, row.started)
         if was_used:
             self._events.tell(Stopped(self._clock(), row.origin, "", why))
         return True
 
     def _count(self, origin: str, amount: int, at: float) -> None:
         self._file.count(amount, amount, at)
-        self._file.count_promised(origin, amount)
+        self._file.count_promised(origin, amount, at)
 
     def settle(self, promise: ExactPromise, receipt: SettlementResponse) -> int:
         """Takes over a receipt, and returns what it says was paid.

@@ -147,10 +147,11 @@ class WalletState:
         if spent or outlay or dated:
             self._spending = self.totals().changed(spent, outlay, at, self._clock(), dated)
 
-    def count_promised(self, origin: str, more: int) -> None:
-        """Adds to what a host can have, or takes off (negative) what it never saw."""
+    def count_promised(self, origin: str, more: int, at: float) -> None:
+        """Adds what was signed for a host at `at`, or takes off (negative) what it never saw."""
         assert self._changing
         if more:
+            self._spending = self.totals().signed(more, at, self._clock())
             sum_ = max(0, self.host_promised(origin) + more)
             self._put(_host_key(origin), str(sum_).encode() if sum_ else None)
 
@@ -185,7 +186,8 @@ class WalletState:
         outlay = account.outlay - (before.outlay if before else 0)
         when = self._clock() if at is None else at
         self.count(spent, outlay, when, max(0, spent) if dated is None else dated)
-        self.count_promised(account.origin, account.signed - (before.signed if before else 0))
+        promised = account.signed - (before.signed if before else 0)
+        self.count_promised(account.origin, promised, when)
         self._accounts[account.channel_id] = account
         self._put(_channel_key(account.channel_id), _encode(account))
 

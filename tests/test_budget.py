@@ -147,11 +147,12 @@ def test_case_45_a_minute_a_day_and_a_host_are_held_to_the_unit():
 
 def test_what_was_not_taken_renews_the_minute_and_what_is_unknown_does_not():
     wallet = make_wallet(per_minute="$0.002")
-    settled(wallet, wallet.books.begin(want(wallet)))
-    wallet.books.release(wallet.books.begin(want(wallet)))
-    settled(wallet, wallet.books.begin(want(wallet)), charged=400)
+    intent = wallet.choose(ORIGIN, quote(offer(window=None)))
+    settled(wallet, wallet.books.begin(intent))
+    wallet.books.release(wallet.books.begin(intent))
+    settled(wallet, wallet.books.begin(intent), charged=400)
     with pytest.raises(OverBudget) as refusal:
-        wallet.books.begin(want(wallet))
+        wallet.books.begin(intent)
     assert (refusal.value.limit, refusal.value.left) == ("per_minute", 600)
     wallet.close()
     wallet = make_wallet(per_minute="$0.001")
@@ -212,9 +213,10 @@ def test_case_45_a_lower_total_gives_back_no_more_of_a_minute_than_its_own_payme
     wallet.close()
 
 
-def test_case_45_a_host_that_refuses_and_keeps_the_vouchers_can_claim_no_more_than_its_ceiling():
+@pytest.mark.parametrize("limit", ["per_host", "per_minute", "per_day"])
+def test_case_45_who_refuses_and_keeps_the_vouchers_can_claim_no_more_than_the_ceiling(limit):
     """By its receivers it has many channels, and on each it says that it took nothing."""
-    wallet = make_wallet(per_host="$0.003")
+    wallet = make_wallet(**{limit: "$0.003"})
     limits = set()
     for receiver in range(1, 9):
         told = quote(offer(window=None, payTo="0x" + f"{receiver:040x}"))
@@ -224,12 +226,12 @@ def test_case_45_a_host_that_refuses_and_keeps_the_vouchers_can_claim_no_more_th
             except OverBudget as refusal:
                 limits.add(refusal.limit)
     claimable = sum(account.signed for account in wallet.file.accounts())
-    assert (claimable, limits, wallet.spent()) == (3_000, {"per_host"}, 0)
+    assert (claimable, limits, wallet.spent()) == (3_000, {limit}, 0)
     wallet.close()
 
 
 def test_what_was_refused_is_free_for_the_same_channel():
-    wallet = make_wallet(per_host="$0.001")
+    wallet = make_wallet(per_host="$0.001", per_minute="$0.001", per_day="$0.001")
     intent = wallet.choose(ORIGIN, quote(offer(window=None)))
     for _ in range(3):
         wallet.books.release(wallet.books.begin(intent))
@@ -239,7 +241,7 @@ def test_what_was_refused_is_free_for_the_same_channel():
 
 
 def test_what_never_left_is_free_for_everybody():
-    wallet = make_wallet(per_host="$0.003")
+    wallet = make_wallet(per_host="$0.003", per_minute="$0.003", per_day="$0.003")
     settled(wallet, wallet.books.begin(want(wallet)))
     for _ in range(3):
         first, second = wallet.books.begin(want(wallet)), wallet.books.begin(want(wallet))

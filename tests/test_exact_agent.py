@@ -33,6 +33,7 @@ from msgspec import Raw
 
 from paywall import sending
 from paywall.client import AsyncClient, Client, receipt
+from paywall.flow import pay
 from paywall.offers import ExactIntent, Intent
 from paywall.protocol.eip712 import address_of
 from paywall.protocol.errors import (
@@ -548,3 +549,13 @@ def test_case_53_a_transfer_says_what_it_is_for_and_no_password(
     (header,) = till.headers
     message = json.loads(base64.b64decode(header))
     assert message.get("resource") == (told and {"url": told})
+
+
+def test_case_16_an_upload_that_is_refused_shows_no_password_and_no_query(wallet: Wallet) -> None:
+    url = "https://me:hunter2@api.example/up?token=t0p"
+    conversation = pay(wallet, httpx.Request("POST", url, content=iter([b"a"])))
+    next(conversation)
+    with pytest.raises(AgentError, match="cannot be sent twice") as refusal:
+        conversation.send(required(transfer()))
+    assert "https://api.example:443/up" in str(refusal.value)
+    assert not [word for word in ("hunter2", "t0p") if word in str(refusal.value)]
