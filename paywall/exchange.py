@@ -187,13 +187,14 @@ class Exchange:
                 self._kept = message
                 return
             message = await self._head(message, None)
-        elif kind == "http.response.body":
-            await self._before_body(message)
+        else:
+            await self._before_rest(message)
         if not self._muted:
             await self._send(message)
 
-    async def _before_body(self, message: Message) -> None:
-        whole = not message.get("more_body")
+    async def _before_rest(self, message: Message) -> None:
+        """Before a part of the body, or what stands for one, as a file that the server sends."""
+        whole = message["type"] == "http.response.body" and not message.get("more_body")
         if self._kept:
             head, self._kept = self._kept, None
             head = await self._head(head, message if whole else None)

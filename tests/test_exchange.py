@@ -428,6 +428,20 @@ async def test_a_metered_file_sent_by_the_server_itself_is_charged() -> None:
     assert await charged(wall) == 700
 
 
+async def test_a_small_file_sent_by_the_server_itself_has_its_head_first() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"6")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.pathsend", "path": "/file"})
+
+    wall = provider(app)
+    answer = await buy(wall, 1000)
+    kinds = [message["type"] for message in answer.messages]
+    assert kinds == ["http.response.start", "http.response.pathsend"]
+    assert answer.receipt["extra"]["chargedAmount"] == "1000"
+    assert await charged(wall) == PRICE
+
+
 # -- Hanging up ----------------------------------------------------------------------------------
 
 
