@@ -32,7 +32,8 @@ def deposited(news: News, admission: Admission) -> None:
 
 
 def done(news: News, deed: Deed) -> None:
-    """What the claimer has done; a transaction that it took up after a crash is a claim, too."""
+    """What the claimer has done. Of a transaction that a predecessor had sent, the amounts are not
+    known: the journal has it, and nobody is told."""
     if not news.wanted:
         return
     transaction = _hash(deed.transaction)
