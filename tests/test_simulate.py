@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from simulate.world import Result, simulate
 
 from paywall.chain.round import Round
+from paywall.corrections import Corrections
 from paywall.exchange import Exchange, Payment
 from paywall.gate import Gate
 from paywall.protocol import channel as rules
@@ -89,6 +90,9 @@ MUTANTS = {
     ),
     "a meter that is not read": Mutant(
         Payment, "close", lambda payment: payment.amount, "is charged for what costs"
+    ),
+    "an agent that takes no correction": Mutant(
+        Corrections, "correct", lambda *_: False, "is not served"
     ),
     "a claimer that skips": Mutant(Round, "_claim_all", claims_nothing, "the claimer leaves"),
 }

@@ -177,7 +177,12 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
         return (self.chain.withdraw_requested_at + served_seconds) * 1000
 
     def stale_at_ms(self) -> int:
-        """From when on the chain must be asked again: a withdrawal could be a third through."""
+        """From when on the chain must be asked again: a withdrawal could be a third through.
+
+        A store's clock that is far ahead of the workers' makes every reading too old, and requests
+        are answered by 503 until it is mended: not to know of a withdrawal would cost more. Where
+        both agree again, so do these.
+        """
         return self.chain.read_at_ms + self.config.withdraw_delay_seconds * 1000 // 3
 
 

@@ -77,14 +77,22 @@ REMEMBERED_CHARGES: Final = MAX_HOLDS
 TURN_SECONDS: Final = 0.5
 """How long the next refused payment of a channel waits for the one before it to come corrected."""
 HOLD_SECONDS: Final = 60
-"""A hold that nobody renews is dropped after this long."""
+"""A hold that nobody renews is dropped after this long.
+
+It outlives the fail-over of a store, in which nobody can renew: shorter, and requests that run on
+would not be charged. A dead worker's hold takes its price from the channel for so long, no more.
+"""
 HOLD_RENEW_SECONDS: Final = 20
 """How often a worker renews the holds of the requests that it still works on."""
 REQUEST_DELAY_SHARE: Final = 6
 """A request lives for a sixth of its channel's withdraw delay at most, however often its hold is
 renewed: see `paywall.running`."""
 REFUND_HOLD_SECONDS: Final = 300
-"""How long a refund that is on its way to the chain keeps its part of the balance."""
+"""How long a refund that is on its way to the chain keeps its part of the balance.
+
+Not to be renewed instead: when its worker dies the transaction may be on its way still, and then
+the part must be kept, by nobody. The chain is asked before it is given free.
+"""
 
 # -- Time ----------------------------------------------------------------------------------------
 MAX_CLOCK_SKEW_SECONDS: Final = 30

@@ -2,6 +2,10 @@
 
 A lease and its notes are one entry under the lease's name, so they change together; the rule is
 `paywall.protocol.lease`. An entry expires, a lease's does not: its token must never come again.
+
+A clock that was ahead and steps back leaves the lease of a worker that died in the meantime for
+as long as the step: to take it earlier would be to take it, at every such step, from those that
+live. No claim is made meanwhile, so a payer that withdraws then may be faster.
 """
 
 from abc import ABC, abstractmethod

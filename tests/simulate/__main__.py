@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 
 from rich.console import Console
@@ -38,8 +39,11 @@ def _results(told: argparse.Namespace) -> Iterator[Result]:
     if told.jobs == 1 or len(worlds) == 1:
         yield from map(simulate, *work)
         return
-    with ProcessPoolExecutor(told.jobs, get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(told.jobs, get_context("spawn"))
+    try:
         yield from pool.map(simulate, *work)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def report(seed: str, results: list[Result], seconds: float) -> dict[str, object]:
@@ -84,11 +88,12 @@ def main() -> int:
     with Progress(*columns, console=Console(stderr=True, quiet=told.json)) as progress:
         total = told.payments if told.only is None else told.world
         task = progress.add_task("simulate", total=total)
-        for result in _results(told):
-            results.append(result)
-            progress.advance(task, told.world)
-            if result.violations:
-                _show(told, result)
+        with suppress(KeyboardInterrupt):  # what was reached by then is told
+            for result in _results(told):
+                results.append(result)
+                progress.advance(task, told.world)
+                if result.violations:
+                    _show(told, result)
     figures = report(told.seed, results, time.monotonic() - began)
     print(json.dumps(figures))
     return 1 if figures["violations"] else 0

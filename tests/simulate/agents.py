@@ -173,22 +173,3 @@ class Agent:
             self.chain.send(self.chain.sign(lambda c: c.end_withdrawal(config)))
 
         self.loop.call_later(DELAY_SECONDS + 30.0, finish)
-
-    def is_locked_out(self, host: str) -> bool:
-        """Whether a deposit was mined, or money went back, and no answer has told the wallet.
-
-        It signs such a deposit again, under its own salt, and the token has it as used; and it
-        takes no correction of a balance whose total its own signatures do not explain.
-        """
-        contract = self.chain.contract
-        for account in self.wallet.file.accounts():
-            if host not in account.origin:
-                continue
-            if account.balance > contract.pair("channel", account.channel_id)[0]:
-                return True
-            if account.deposit:
-                salt = int.from_bytes(account.deposit.salt, "big")
-                number = eip712.deposit_nonce(account.channel_id, salt)
-                if contract.get("used", self.address, number):
-                    return True
-        return False
