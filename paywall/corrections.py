@@ -97,8 +97,9 @@ def _adopted(
     flying = account.flying
     charged = max(account.charged, total - flying) if flying else total
     found = charged - account.charged if flying else account.doubtful
-    if account.deposit and balance >= account.balance + account.deposit.amount:
-        account = confirmed(account, account.deposit)
+    pending = account.deposit
+    if pending and balance >= account.balance + (0 if pending.supposed else pending.amount):
+        account = confirmed(account, pending)
     adopted = replace(
         account,
         charged=charged,

@@ -627,6 +627,16 @@ def test_a_lower_balance_is_believed_although_the_total_is_not_proven(wallet):
     assert wallet.books.begin(intent).deposit
 
 
+def test_case_45_a_correction_counts_no_deposit_twice(wallet):
+    """The answer that would have confirmed it was lost; its money is what was charged."""
+    intent = want(wallet)
+    wallet.books.keep(wallet.books.begin(intent))
+    wallet.clock.now += 301
+    refused = wallet.books.begin(intent)  # supposes that it was mined
+    assert correct(wallet, refused, corrected(channel_of(intent), 1_000, None, DEPOSIT))
+    assert wallet.file.totals().outlay == DEPOSIT
+
+
 def test_a_correction_leaves_room_for_what_is_in_flight(wallet):
     intent = want(wallet)
     pay(wallet, intent)
