@@ -12,6 +12,7 @@ import paywall.protocol
 
 HEART = Path(paywall.protocol.__file__).parent
 HEAVY = {"web3", "redis", "httpx", "httpx2", "starlette", "eth_tester", "eth", "vyper", "fastapi"}
+HEAVY |= {"eth_abi", "eth_account"}  # of the extra [chain]
 
 
 def loaded_by(statement: str) -> set[str]:
