@@ -1,7 +1,7 @@
 """The middleware: put it around any ASGI app and the priced routes cost money.
 
 Pure ASGI. An answer is never buffered: the head is touched, the body goes through. One object
-holds the configuration (`Paywall`), another one request's state (`_Exchange`). The charging rule:
+holds the configuration (`Paywall`), another one request's state (`Exchange`). The charging rule:
 
     an answer below 400               charged when its head leaves, and the head has the receipt
     any other answer, an exception,   released
@@ -13,28 +13,16 @@ Our own fault is 503 with `Retry-After`, never a fresh 402. A WebSocket on a pri
 """
 
 import asyncio
-import inspect
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
-from importlib import import_module
-from typing import Final, Literal
+from typing import Final
 
-from msgspec import Raw, UnsetType
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall import notices
 from paywall.alarms import Listener, both, to_log
 from paywall.answers import (
-    asking,
-    quote_headers,
-    refusal_headers,
-    send_manifest,
-    send_page,
-    send_quote,
     send_refund,
     send_refusal,
     send_repeated,
@@ -44,20 +32,17 @@ from paywall.chain import Chain
 from paywall.clock import steady_time
 from paywall.collector import collector_of
 from paywall.counts import FREE, QUOTED
-from paywall.declared import declared_in
+from paywall.crier import Crier, Manners, asks_manifest
 from paywall.deposit_gate import DepositRules
-from paywall.discovery import MANIFEST_PATH, bazaar, described, manifest
 from paywall.entrance import Entrance, origin_of, without_token
 from paywall.exact_gate import ExactRules
-from paywall.exchange import Exchange, Payment, send_withheld
+from paywall.exchange import Exchange, Payment
 from paywall.free import FreeExchange
 from paywall.gate import Gate
-from paywall.kinds import CLOSED, FixedPrice, said
 from paywall.notices import News, OnEvent
 from paywall.old_payers import answering
-from paywall.page import QUOTE, quote_page, wants_page
-from paywall.prices import ANY, Price, PriceTable, Rule
-from paywall.protocol.channel import RefusedByChannel
+from paywall.price_book import PriceBook, Unpriced
+from paywall.prices import Price, PriceTable
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
 from paywall.protocol.limits import (
@@ -70,8 +55,7 @@ from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
-from paywall.protocol.x402 import Resource, encode_json, show_bytes
-from paywall.protocol.x402_v1 import quoted as quoted_in_v1
+from paywall.protocol.x402 import show_bytes
 from paywall.protocol.x402_v1 import upgraded_payment
 from paywall.quote import Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
@@ -81,7 +65,7 @@ from paywall.routes import payment_of
 from paywall.sights import Scribe, Sight, Sights
 from paywall.stores import DEFAULT_STORE, Store, open_store
 from paywall.stores.slips import slips_of
-from paywall.tariff import Tariff, asked, price_of, tariff_of
+from paywall.tariff import Tariff, asked
 from paywall.terms import exchange_with_terms
 
 log = logging.getLogger("paywall")
@@ -155,7 +139,7 @@ class Paywall:
         page: bool = True,
         public_url: str | None = None,
         description: str | None = None,
-        unpriced: Literal["free", "closed"] = "free",
+        unpriced: Unpriced = "free",
         discovery: bool = True,
         bazaar: bool = False,
         exempt: Exempt | None = None,
@@ -196,22 +180,17 @@ class Paywall:
         self._collector = collector_of(
             self.gate.store, chain, asset, collect, alarms, clock, self.news
         )
-        self._prices = prices or {}
-        self._closed = _is_closed(unpriced)
         self._exempt = exempt
         self._entrance = Entrance(self.gate.store, asset.network, origin_of(public_url), clock)
-        self._table: PriceTable | None = None
-        self._around_url = lru_cache(maxsize=1024)(self._asking)
-        self._fixed: dict[tuple[str, Price], tuple[Tariff, Quote]] = {}
-        self._resources = Resources(public_url, description)
+        self._book = PriceBook(
+            app, prices, unpriced, self.gate, self._entrance, _is_paywall, discovery
+        )
+        resources = Resources(public_url, description)
+        self._crier = Crier(self.gate, self._entrance, resources, Manners(v1, page, bazaar))
         self._v1 = v1
         self._discovery = discovery
-        self._bazaar = bazaar
-        self._page = page
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
-        if prices is not None:
-            self._checked(PriceTable(prices, closed=self._closed))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -228,52 +207,14 @@ class Paywall:
     @property
     def table(self) -> PriceTable:
         """The one price table: what is written here, and then what the app's routes declare."""
-        return self._price_table({})
+        return self._book.table({})
 
-    def reprice(
-        self, prices: Mapping[str, Price], unpriced: Literal["free", "closed"] = "free"
-    ) -> None:
+    def reprice(self, prices: Mapping[str, Price], unpriced: Unpriced = "free") -> None:
         """Takes another price table from the next request on; what is running keeps its price.
 
         Raises ConfigurationError; then the prices stay as they are.
         """
-        closed = _is_closed(unpriced)
-        self._table = self._checked(PriceTable(prices, closed=closed))
-
-    def _price_table(self, scope: Scope) -> PriceTable:
-        """Read once, when the app starts. Raises ConfigurationError."""
-        if self._table is None:
-            app = self._declaring_app(scope)
-            declared = declared_in(app) if app else []
-            table = PriceTable(self._prices, declared, self._closed)
-            self._table = self._checked(table)
-            self._entrance.warn(rule.price for rule in table.rules)
-            if app and self._discovery and "fastapi" in sys.modules:
-                # By name, so that nobody pays for FastAPI who does not use it.
-                install = import_module("paywall.discovery_fastapi").install
-                install(app, lambda schema: described(self.gate, self.table, schema))
-        return self._table
-
-    def _declaring_app(self, scope: Scope) -> Starlette | None:
-        """The app whose routes may have prices: the one inside, or whose middleware we are."""
-        if isinstance(self.app, Starlette):
-            return self.app
-        app = scope.get("app")
-        if isinstance(app, Starlette) and any(
-            inspect.isclass(one.cls) and issubclass(one.cls, Paywall) for one in app.user_middleware
-        ):
-            return app
-        return None
-
-    def _checked(self, table: PriceTable) -> PriceTable:
-        """No customer should be the one who finds a price that cannot be paid."""
-        for rule in table.rules:
-            price = rule.price
-            if price not in (None, CLOSED) and not callable(price):
-                quoted = self._quoted(rule, price)
-                assert quoted is not None, "it has a price"
-                self._fixed[rule.pattern, price] = quoted
-        return table
+        self._book.replace(prices, unpriced)
 
     # -- Life ------------------------------------------------------------------------------------
 
@@ -307,7 +248,7 @@ class Paywall:
         """Opens before the app starts, closes after it has stopped; also for an app without one."""
         first: Message | None = await receive()
         try:
-            self._price_table(scope)
+            self._book.table(scope)
             await self.open()
         except PaymentError as error:
             return await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -339,18 +280,17 @@ class Paywall:
     # -- Requests --------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._discovery and scope["path"].endswith(MANIFEST_PATH) and _is_ours(scope):
-            return await self._manifest(scope, send)
+        if self._discovery and asks_manifest(scope):
+            return await self._crier.manifest(self._book.table(scope), scope, send)
         quoted = rule = None
         try:
-            rule = self._rule(scope)
+            rule = self._book.rule(scope)
             if rule is not None:
                 if not self._is_open:
                     await self.open()
-                quoted = self._fixed.get((rule.pattern, rule.price))
+                quoted = self._book.fixed(rule)
                 if quoted is None:
-                    price, receive = await price_of(rule, scope, receive)
-                    quoted = self._quoted(rule, price)
+                    quoted, receive = await self._book.by_request(rule, scope, receive)
         except Refused as refusal:
             self.sights.refused(rule.pattern if rule else "", refusal.reason)
             return await send_refusal(scope, send, refusal)
@@ -379,11 +319,6 @@ class Paywall:
             return await self._with_terms(quote, tariff, scope, receive, sight)
         await self._priced(quote, tariff, scope, receive, sight)
 
-    def _quoted(self, rule: Rule, price: FixedPrice) -> tuple[Tariff, Quote] | None:
-        """A price and the ways to pay it; None when it is free."""
-        tariff = tariff_of(rule, price, self.gate.terms.asset)
-        return (tariff, self.gate.quote(tariff.units, tariff.metered)) if tariff else None
-
     async def _with_terms(
         self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
     ) -> None:
@@ -392,9 +327,7 @@ class Paywall:
             leave = await self._entrance.leave(tariff, scope)
         except Refused as refusal:
             sight.refused(refusal.reason)
-            more = self._challenge(tariff, scope)
-            required = quote.header(self._resources.of(scope), refusal.reason.code, more=more)
-            return await send_refusal(scope, sight, refusal, quote_headers(required, None))
+            return await self._crier.refuse_sign_in(refusal, quote, tariff, scope, sight)
         except Unavailable as error:
             log.error("not available: %s", error)
             sight.unavailable()
@@ -407,17 +340,6 @@ class Paywall:
         free = FreeExchange(tariff.units, asset, scope, sight, leave.payer, leave.give_back)
         await free.run(self.app, receive)
 
-    async def _manifest(self, scope: Scope, send: Send) -> None:
-        """The prices, for machines that look before they ask. Anybody may keep it for a minute."""
-        here = self._resources.of({**scope, "path": "/"})
-        body = manifest(self.gate, self._price_table(scope), here)
-        await send_manifest(scope, send, body)
-
-    def _challenge(self, tariff: Tariff, scope: Scope) -> Mapping[str, Raw]:
-        return (
-            self._entrance.challenge(tariff, self._resources.of(scope).url) if tariff.terms else {}
-        )
-
     async def _priced(
         self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
     ) -> None:
@@ -426,7 +348,7 @@ class Paywall:
             found = _payment_header(scope)
             if found is None:
                 sight.outcome = QUOTED
-                return await self._quote(quote, tariff, scope, send)
+                return await self._crier.quote(quote, tariff, scope, send)
             name, header = found
             if name == _V1:
                 if not self._v1:
@@ -437,7 +359,7 @@ class Paywall:
             exchange = await self._exchange(admission, tariff, scope, receive, send)
         except Refused as refusal:
             sight.refused(refusal.reason)
-            return await self._refuse(scope, send, quote, refusal)
+            return await self._crier.refuse(refusal, quote, scope, send)
         except Unavailable as error:
             log.error("payment not processed: %s", error)
             sight.unavailable()
@@ -470,64 +392,8 @@ class Paywall:
             )
         return Exchange(self.gate, admission, tariff.metered, scope, receive, send)
 
-    async def _quote(self, quote: Quote, tariff: Tariff, scope: Scope, send: Send) -> None:
-        resource, more = self._resources.of(scope), self._challenge(tariff, scope)
-        if self._bazaar:
-            more = {**more, **bazaar(scope["method"])}
-        required = quote.header(resource, "Payment required", more=more)
-        if self._page and wants_page(scope):
-            page = quote_page(quote, self.gate.terms.asset, tariff.metered, resource)
-            return await send_page(scope, send, page, required, QUOTE.headers)
-        around = self._around_url(quote, tariff, resource.description)
-        await send_quote(scope, send, encode_json(resource.url).join(around), required)
-
-    def _asking(
-        self, quote: Quote, tariff: Tariff, description: str | UnsetType | None
-    ) -> tuple[bytes, ...]:
-        """The body of a quote, in pieces: between them stands the URL, which is what varies."""
-        resource = Resource(_URL, description)
-        also = dict(quoted_in_v1(quote.accepts, resource)) if self._v1 else {}
-        if tariff.terms:
-            also["terms"] = said(tariff.terms)
-        body = asking(self.gate.terms.asset, quote.price, tariff.metered, also)
-        return tuple(body.split(encode_json(_URL)))
-
-    async def _refuse(self, scope: Scope, send: Send, quote: Quote, refusal: Refused) -> None:
-        if refusal.reason is Reason.SETTLEMENT_PENDING:  # it may be paid: no word of the contrary
-            return await send_withheld(self.gate, scope, send, refusal)
-        if refusal.reason.status != 402:
-            failure = self.gate.failure(refusal)
-            return await send_refusal(scope, send, refusal, refusal_headers(failure, refusal))
-        resource = self._resources.of(scope)
-        required = quote.header(resource, refusal.reason.code, refusal)
-        old = quoted_in_v1(quote.accepts, resource) if self._v1 else {}
-        # A corrective 402 invites another try; the official clients take a receipt for a final no.
-        response = None if isinstance(refusal, RefusedByChannel) else self.gate.failure(refusal)
-        await send_refusal(scope, send, refusal, quote_headers(required, response), old)
-
-    def _rule(self, scope: Scope) -> Rule | None:
-        method = scope["method"].upper()
-        # Some servers cannot tell the two signs apart and hand on one for the other.
-        for name, _ in scope["headers"]:
-            if name[:1] == b"x" and name.replace(b"_", b"-") in _OVERRIDES:
-                method = ANY
-        raw_path = scope.get("raw_path") or b""
-        return self._price_table(scope).find(
-            method,
-            scope["path"],
-            raw_path if b"%" in raw_path else b"",
-            scope.get("root_path", ""),
-        )
-
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        table = self._price_table(scope)
-        try:
-            raw_path = scope.get("raw_path") or b""
-            path, root = scope["path"], scope.get("root_path", "")
-            free = table.find(ANY, path, raw_path if b"%" in raw_path else b"", root) is None
-        except Refused:
-            free = False
-        if free:
+        if self._book.is_free(scope):
             return await self.app(scope, receive, send)
         await receive()  # websocket.connect
         await send({"type": "websocket.close", "code": 1008, "reason": "payment required"})
@@ -539,15 +405,8 @@ def _asked(scope: Scope) -> bytes:
     return b" ".join((scope["method"].encode(), path, scope.get("query_string", b"")))
 
 
-def _is_ours(scope: Scope) -> bool:
-    inside: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return inside == MANIFEST_PATH and scope["method"] in ("GET", "HEAD")
-
-
-def _is_closed(unpriced: str) -> bool:
-    if unpriced not in ("free", "closed"):
-        raise ConfigurationError(f"unpriced: {unpriced!r} is neither 'free' nor 'closed'")
-    return unpriced == "closed"
+def _is_paywall(middleware: object) -> bool:
+    return isinstance(middleware, type) and issubclass(middleware, Paywall)
 
 
 def _exact_rules(schemes: Sequence[str], minimum: int, settle_first: bool) -> ExactRules | None:
