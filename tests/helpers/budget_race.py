@@ -108,6 +108,7 @@ def judged(wallet: Wallet, racers: list[Racer], denials: list[str]) -> Outcome:
     """Holds the wallet against what its providers charged."""
     policy, spent = wallet.policy, wallet.spent()
     charges = sorted(charge for racer in racers for charge in racer.charges)
+    deposited = sum(one.balance for racer in racers for one in racer.ledgers.values())
     charged, unknown = sum(c for _, c in charges), sum(racer.uncharged for racer in racers)
     outcome = Outcome(
         served=len(charges),
@@ -118,7 +119,7 @@ def judged(wallet: Wallet, racers: list[Racer], denials: list[str]) -> Outcome:
     )
     bounds = [
         ("total", policy.total, spent),
-        ("total", policy.total, wallet.file.totals().outlay),
+        ("total deposited", policy.total, deposited),
         ("total charged", policy.total, charged),
         ("per_minute", policy.per_minute, most_within(charges, MINUTE_SECONDS)),
         ("per_day", policy.per_day, most_within(charges, DAY_SECONDS)),
