@@ -790,7 +790,7 @@ async def test_a_correction_shows_the_payers_channel_and_its_own_signature(house
 async def test_a_correction_without_a_signature_has_no_proof(house: House) -> None:
     house.ledger.change(house.agent.channel_id, claimed=20_000)
     with pytest.raises(RefusedByChannel) as refused:
-        await house.pay(20_000)
+        await house.pay(19_000)
     [accepts] = decoded(house.quote.header(Resource("/"), "why", refused.value))["accepts"]
     assert "voucherState" not in accepts["extra"]
     assert accepts["extra"]["channelState"]["totalClaimed"] == "20000"

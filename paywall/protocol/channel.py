@@ -225,10 +225,11 @@ def open_channel(
 
     `evidence` is the total that the payer's own signature implies was charged before (voucher less
     price; zero for a channel that just began). Nothing at or below it is accepted again. `proof` is
-    that signature: whatever becomes of its request, what is owed can be claimed by it.
+    that signature: whatever becomes of its request, what is owed can be claimed by it, and its
+    payer can be shown how far it has signed.
     """
     charged = max(chain.claimed, min(evidence, chain.balance))
-    voucher = proof if proof and chain.claimed < charged <= proof.amount else None
+    voucher = proof if proof and 0 < charged <= proof.amount else None
     return Channel(channel_id, network, config, chain, charged, voucher, floor=charged)
 
 

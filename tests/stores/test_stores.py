@@ -108,7 +108,16 @@ async def test_case_41_what_a_signature_restored_is_claimed_by_it(store: Store) 
     assert charged.charged == 400
 
 
-@pytest.mark.parametrize(("claimed", "evidence"), [(0, 0), (300, 300), (500, 300)])
+async def test_case_41_a_payer_is_shown_its_signature_where_all_is_claimed(store: Store) -> None:
+    """Without it the payer would not take over a total that its own books have too low."""
+    proof = voucher(400)
+    opened = await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10_000, 300), 250, proof)
+    assert (opened.charged, opened.claimed, opened.voucher) == (300, 300, proof)
+    assert await record_of(store) == opened
+    assert await store.claimable() == []
+
+
+@pytest.mark.parametrize(("claimed", "evidence"), [(0, 0), (500, 300)])
 async def test_a_signature_that_restores_nothing_is_not_kept(
     store: Store, claimed: int, evidence: int
 ) -> None:

@@ -14,7 +14,7 @@ if not r then
   r = {bl = '0', c = charged, s = ARGV[9], dl = ARGV[10], f = charged, w = ' ', n = 0, hp = '0', hn = 0,
     he = '0', d = ' ', u = '0'}
   local voucher = ARGV[12]
-  if voucher ~= '' and less(claimed, charged) and not less(voucher, charged) then
+  if voucher ~= '' and less('0', charged) and not less(voucher, charged) then
     r.v, r.g = voucher, ARGV[13]
   end
   redis.call('ZADD', KEYS[5], 0, id)
