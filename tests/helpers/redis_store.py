@@ -8,6 +8,7 @@ from functools import lru_cache
 from secrets import token_hex
 
 from helpers.channels import NETWORK, chain, config, voucher
+from helpers.redis_server import PATIENCE_SECONDS
 from paywall.protocol.channel import ChainState, Channel, Standing
 from paywall.protocol.errors import StoreUnavailable
 from paywall.stores import Store, open_store
@@ -105,10 +106,20 @@ class Payers:
         async with asyncio.TaskGroup() as group:
             for channel_id in self.acknowledged:
                 group.create_task(self.pay(channel_id))
-            await asyncio.sleep(0.2)
+            await self._all_go_on()
             yield
-            await asyncio.sleep(0.2)
+            await self._all_go_on()
             self.enough = True
+
+    async def _all_go_on(self) -> None:
+        """A while, and until every channel has served some more, unless payers were turned away."""
+        before = dict(self.acknowledged)
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not self.turned_away and not self.enough:
+                if all(now > before[one] + 3 for one, now in self.acknowledged.items()):
+                    break
+                await asyncio.sleep(0.02)
 
 
 async def payers(store: Store, count: int = 8) -> Payers:
