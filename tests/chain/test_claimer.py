@@ -249,7 +249,7 @@ async def test_case_35_a_claim_that_is_not_seen_mined_is_taken_up_by_the_next_ro
     bell = Bell()
     async with (
         RpcProxy(devnet.url) as proxy,
-        providing(devnet, proxy.url, timeout_seconds=0.5) as provider,
+        providing(devnet, proxy.url, timeout_seconds=1.5) as provider,
     ):
         customer = await provider.customer(rich_payer(devnet))
         await provider.serve(customer, 700)
@@ -284,7 +284,7 @@ async def test_case_35_a_transaction_that_never_left_is_sent_by_the_next_process
 ) -> None:
     store = MemoryStore()
     async with RpcProxy(devnet.url) as proxy:
-        async with providing(devnet, proxy.url, store, timeout_seconds=0.5) as provider:
+        async with providing(devnet, proxy.url, store, timeout_seconds=1.5) as provider:
             customer = await provider.customer(rich_payer(devnet))
             await provider.serve(customer, 700)
             proxy.faults["eth_sendRawTransaction"] = error(-32603, "internal error")

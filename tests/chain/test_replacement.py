@@ -151,7 +151,7 @@ async def test_case_35_a_dead_claimers_transaction_whose_number_is_used_is_given
     store, payer = MemoryStore(), rich_payer(devnet)
     async with (
         RpcProxy(devnet.url) as proxy,
-        node_of(devnet, proxy.url, timeout_seconds=0.5) as node,
+        node_of(devnet, proxy.url, timeout_seconds=1.5) as node,
     ):
         provider = Provider(store, node)
         customer = await provider.customer(payer)
@@ -178,7 +178,7 @@ async def test_case_35_a_wallet_that_was_emptied_and_given_up_keeps_nobody_from_
     async with (
         RpcProxy(devnet.url) as proxy,
         node_of(
-            devnet, proxy.url, key=old_key, authorizer_key=authorizer, timeout_seconds=0.5
+            devnet, proxy.url, key=old_key, authorizer_key=authorizer, timeout_seconds=1.5
         ) as old,
     ):
         devnet.fund_eth(show_address(old.gas_wallet), 10**18)

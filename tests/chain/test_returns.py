@@ -114,7 +114,7 @@ async def test_case_38_a_refund_that_could_not_be_paid_for_leaves_the_channel_as
 
 @pytest.mark.parametrize("comes_back", [False, True])
 async def test_case_38_a_refund_of_which_nobody_saw_the_end_is_made_once(comes_back: bool) -> None:
-    async with scene(timeout_seconds=0.5) as at:
+    async with scene(timeout_seconds=1.5) as at:
         customer = await at.customer()
         await at.provider.serve(customer, 100)
         at.proxy.faults["eth_getTransactionReceipt"] = result(None)

@@ -44,7 +44,7 @@ async def test_a_settlement_mined_late_does_not_stand_in_for_the_next_one(devnet
     payer, receiver = rich_payer(devnet), new_address()
     async with (
         RpcProxy(devnet.url) as proxy,
-        node_of(devnet, proxy.url, timeout_seconds=0.5) as node,
+        node_of(devnet, proxy.url, timeout_seconds=3) as node,
     ):
         await node.claim(batch_of(node, await funded(node, payer, 500, receiver=receiver)))
         proxy.faults["eth_getTransactionReceipt"] = result(None)
@@ -77,7 +77,7 @@ async def test_an_unsent_transaction_is_sent_again_when_it_is_asked_for_again(
     payer = rich_payer(devnet)
     async with (
         RpcProxy(devnet.url) as proxy,
-        node_of(devnet, proxy.url, timeout_seconds=0.5) as node,
+        node_of(devnet, proxy.url, timeout_seconds=1.5) as node,
     ):
         batch = batch_of(node, await funded(node, payer, 500))
         proxy.faults["eth_sendRawTransaction"] = says("", 500)
@@ -93,7 +93,7 @@ async def test_an_unsent_transaction_whose_number_was_taken_is_signed_anew(
     payer = rich_payer(devnet)
     async with (
         RpcProxy(devnet.url) as proxy,
-        node_of(devnet, proxy.url, timeout_seconds=0.5) as node,
+        node_of(devnet, proxy.url, timeout_seconds=1.5) as node,
     ):
         channel = await funded(node, payer, 500)
         proxy.faults["eth_sendRawTransaction"] = says("", 500)
@@ -133,7 +133,7 @@ async def test_case_24_a_pending_deposit_that_was_mined_is_found_and_not_sent_ag
     payer = rich_payer(devnet)
     async with (
         RpcProxy(devnet.url) as proxy,
-        node_of(devnet, proxy.url, timeout_seconds=0.5) as node,
+        node_of(devnet, proxy.url, timeout_seconds=1.5) as node,
     ):
         deposit = payer.deposit(payer.config(node.receiver_authorizer))
         proxy.faults["eth_getTransactionReceipt"] = result(None)
@@ -213,7 +213,7 @@ async def test_case_25_a_receipt_that_cannot_be_ours_leaves_the_transaction_pend
     payer = rich_payer(devnet)
     async with (
         RpcProxy(devnet.url) as proxy,
-        node_of(devnet, proxy.url, timeout_seconds=0.5) as node,
+        node_of(devnet, proxy.url, timeout_seconds=1.5) as node,
     ):
         proxy.faults["eth_getTransactionReceipt"] = edited(lie)
         with pytest.raises(TransactionPending):

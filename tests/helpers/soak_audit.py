@@ -24,7 +24,7 @@ from helpers.worker_app import PRICE, Event
 from paywall.protocol import once
 from paywall.protocol.channel import Channel
 from paywall.protocol.errors import Refused
-from paywall.protocol.once import AnsweredBefore, Ticket, decode_answer
+from paywall.protocol.once import AnsweredBefore, RefusedBefore, Ticket, decode_answer
 from paywall.protocol.schemes.batch import channel_id_of
 from paywall.protocol.x402 import decode_json, decode_payment
 from paywall.stores import Store
@@ -116,6 +116,8 @@ async def _entry(store: Store, network: str, payment: Sent) -> Charged | None:
         answer = decode_answer(before.answer)
         assert answer.charged == PRICE
         return Charged(channel_id, amount, before.total, dict(answer.headers)[b"x-run"].decode())
+    except RefusedBefore:
+        return None
     except Refused as refused:
         raise AssertionError(f"a payment is still {refused.reason.code}") from refused
     return None
