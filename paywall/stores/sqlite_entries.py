@@ -27,17 +27,24 @@ _UPSERT: Final = (
 )
 
 
+def looking(keys: int) -> str:
+    """The question for so many entries: each is looked up by its key.
+
+    SQLite would read the whole table for `(channel, id) IN (VALUES …)` of more than one row.
+    """
+    return (
+        f"WITH wanted (channel, id) AS (VALUES {','.join(['(?,?)'] * keys)})"
+        " SELECT channel, id, fingerprint, request, expires_ms, answer, total"
+        " FROM wanted CROSS JOIN answer USING (channel, id)"
+    )
+
+
 def load(db: sqlite3.Connection, keys: Iterable[Key]) -> dict[Key, Entry]:
     """The entries of these payments that are known."""
     wanted = [value for key in keys for value in key]
     if not wanted:
         return {}
-    marks = ",".join(["(?,?)"] * (len(wanted) // 2))
-    rows = db.execute(
-        "SELECT channel, id, fingerprint, request, expires_ms, answer, total FROM answer"
-        f" WHERE (channel, id) IN (VALUES {marks})",
-        wanted,
-    )
+    rows = db.execute(looking(len(wanted) // 2), wanted)
     return {
         (channel, name): Entry(fingerprint, request, expires_ms, answer, int(total))
         for channel, name, fingerprint, request, expires_ms, answer, total in rows.fetchall()

@@ -18,6 +18,7 @@ from paywall.protocol.channel import Channel, observe, open_channel
 from paywall.protocol.errors import StoreUnavailable
 from paywall.protocol.limits import ANSWER_SECONDS, MAX_BATCH_VERBS
 from paywall.protocol.once import AnsweredBefore
+from paywall.stores import sqlite_entries
 from paywall.stores.rules import Slot
 from paywall.stores.sqlite import SqliteStore
 from paywall.stores.sqlite_file import ChannelFile, Outcome, Step
@@ -388,3 +389,14 @@ def test_expired_answers_are_found_by_the_index(path: Path) -> None:
 
 def kept_answers(path: Path) -> int:
     return len(ask(path, "SELECT 1 FROM answer"))
+
+
+@pytest.mark.parametrize("keys", [1, 2, 64])
+def test_entries_are_looked_up_by_their_key_however_many_are_asked_for(keys: int) -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in sqlite_entries.SCHEMA:
+            db.execute(statement)
+        plan = db.execute(f"EXPLAIN QUERY PLAN {sqlite_entries.looking(keys)}", ["", ""] * keys)
+        steps = [detail for *_, detail in plan]
+    assert any(step.startswith("SEARCH answer USING PRIMARY KEY") for step in steps)
+    assert not any(step.startswith("SCAN answer") for step in steps)
