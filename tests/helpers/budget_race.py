@@ -120,6 +120,7 @@ def judged(wallet: Wallet, racers: list[Racer], denials: list[str]) -> Outcome:
     bounds = [
         ("total", policy.total, spent),
         ("total deposited", policy.total, deposited),
+        ("total by the wallet's own count", policy.total, wallet.file.totals().outlay),
         ("total charged", policy.total, charged),
         ("per_minute", policy.per_minute, most_within(charges, MINUTE_SECONDS)),
         ("per_day", policy.per_day, most_within(charges, DAY_SECONDS)),
