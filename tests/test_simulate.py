@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
+from coincurve import PrivateKey
 from msgspec.structs import replace
+from simulate.cheap import Disk, DiskRows, Signatures
 from simulate.world import Result, simulate
 
 from paywall.chain.round import Round
@@ -19,6 +23,7 @@ from paywall.corrections import Corrections
 from paywall.exchange import Exchange, Payment
 from paywall.gate import Gate
 from paywall.protocol import channel as rules
+from paywall.protocol import eip712
 from paywall.protocol.channel import Channel
 
 TESTS = Path(__file__).parent
@@ -30,6 +35,43 @@ def test_nothing_is_lost_made_or_charged_twice(number: int) -> None:
     assert result.violations == []
     assert result.payments > 200
     assert sum(result.faults.values()) > 20, "the world was too good for this test to mean anything"
+
+
+def test_with_the_curve_and_with_files_nothing_is_lost_either() -> None:
+    result = simulate("small.real", 200, real=True)
+    assert result.real
+    assert result.violations == []
+    assert result.payments > 100
+
+
+def test_a_cheap_signature_is_its_keys_alone_and_bears_no_change() -> None:
+    cheap, key, digest = Signatures(b"a world"), PrivateKey(b"\x01" * 32), b"\x02" * 32
+    signer, given = eip712.address_of(key), cheap.sign(key, digest)
+    assert cheap.recover(digest, given) == signer
+    assert cheap.recover(b"\x03" * 32, given) != signer
+    for place in range(65 * 8):
+        altered = bytearray(given)
+        altered[place // 8] ^= 1 << place % 8
+        with suppress(eip712.BadSignature):
+            assert cheap.recover(digest, bytes(altered)) != signer
+    with pytest.raises(eip712.BadSignature):
+        cheap.recover(digest, given[:64])
+
+
+@pytest.mark.parametrize("cut", range(20))
+def test_after_a_power_cut_what_was_flushed_is_there_and_the_rest_in_order(cut: int) -> None:
+    disk = Disk()
+    rows = DiskRows(disk)
+    for number in range(8):
+        rows.begin()
+        rows.commit({f"row {number}": b"%d" % number, "last": b"%d" % number}, ())
+        if number == 3:
+            rows.flush()
+    lost = disk.cut_power(Random(cut))
+    kept = [int(row) for key, row in rows.between("row", "rox")]
+    assert kept == list(range(8 - lost))
+    assert rows.read(["last"]) == [b"%d" % kept[-1]]
+    assert len(kept) >= 4
 
 
 def digest_of(seed: str, hashing: int) -> str:

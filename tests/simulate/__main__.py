@@ -6,6 +6,7 @@ the same history to the last event. Exit status 0: no violation; 1: there was on
 """
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -16,9 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from simulate.progress import Shown
 from simulate.world import Result, simulate
 
 
@@ -29,17 +28,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--world", type=int, default=2_000, help="payments in one world")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", type=int, default=None, help="the number of one world")
+    parser.add_argument("--real", action="store_true", help="no cheap signatures and wallet files")
     parser.add_argument("--json", action="store_true", help="no progress bar")
     return parser.parse_args()
 
 
 def _results(told: argparse.Namespace) -> Iterator[Result]:
     worlds = range(-(-told.payments // told.world)) if told.only is None else [told.only]
-    work = [f"{told.seed}.{number}" for number in worlds], [told.world] * len(worlds)
+    seeds = [f"{told.seed}.{number}" for number in worlds]
+    work = seeds, [told.world] * len(seeds), [told.real or None] * len(seeds)
     if told.jobs == 1 or len(worlds) == 1:
         yield from map(simulate, *work)
         return
-    pool = ProcessPoolExecutor(told.jobs, get_context("spawn"))
+    pool = ProcessPoolExecutor(told.jobs, get_context("spawn"), gc.freeze)
     try:
         yield from pool.map(simulate, *work)
     finally:
@@ -61,6 +62,7 @@ def report(seed: str, results: list[Result], seconds: float) -> dict[str, object
         "seed": seed,
         "payments": payments,
         "worlds": len(results),
+        "worlds_with_real_signatures": sum(result.real for result in results),
         "faults": dict(faults.most_common()),
         "crashes": killed,
         "within_bounds": dict(counts.most_common()),
@@ -75,7 +77,7 @@ def report(seed: str, results: list[Result], seconds: float) -> dict[str, object
 def _show(told: argparse.Namespace, result: Result) -> None:
     """What is needed to understand a failure, and to see it again."""
     seed, _, number = result.seed.rpartition(".")
-    again = f"--seed {seed} --world {told.world} --only {number}"
+    again = f"--seed {seed} --world {told.world} --only {number}{' --real' * told.real}"
     print(f"world {result.seed} failed; again: python -m simulate {again}", file=sys.stderr)
     for line in (*result.violations[:5], "the last events of the channel at fault:", *result.trace):
         print(f"  {line}", file=sys.stderr)
@@ -84,16 +86,13 @@ def _show(told: argparse.Namespace, result: Result) -> None:
 def main() -> int:
     told = _arguments()
     began, results = time.monotonic(), []
-    columns = (TextColumn("simulate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, quiet=told.json)) as progress:
-        total = told.payments if told.only is None else told.world
-        task = progress.add_task("simulate", total=total)
-        with suppress(KeyboardInterrupt):  # what was reached by then is told
-            for result in _results(told):
-                results.append(result)
-                progress.advance(task, told.world)
-                if result.violations:
-                    _show(told, result)
+    total = told.payments if told.only is None else told.world
+    with Shown(total, told.json) as shown, suppress(KeyboardInterrupt):  # what there is, is told
+        for result in _results(told):
+            results.append(result)
+            shown.over(result)
+            if result.violations:
+                _show(told, result)
     figures = report(told.seed, results, time.monotonic() - began)
     print(json.dumps(figures))
     return 1 if figures["violations"] else 0

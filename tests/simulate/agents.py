@@ -8,6 +8,7 @@ back on chain while the agent goes on spending them: that is the cheat that clai
 import asyncio
 from collections import Counter
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -31,6 +32,7 @@ from simulate.oracle import Oracle
 from simulate.shop import DELAY_SECONDS, Shop
 
 GOAL: Final[ContextVar[int]] = ContextVar("goal", default=0)
+_parsed: Final = lru_cache(maxsize=None)(httpx.URL)
 FUNDS: Final = 100_000_000
 RESTART_SECONDS: Final = 5.0
 BACK_OFF_SECONDS: Final = {
@@ -96,7 +98,7 @@ class Agent:
 
     def _life(self) -> int:
         rate = self.faults.rates["agent killed"]
-        return 1 + int(self.random.expovariate(rate / 20_000)) if rate else 0
+        return 1 + int(self.random.expovariate(rate / 12_000)) if rate else 0
 
     def _died(self, wallet: Wallet) -> None:
         self.faults.note("agent killed")
@@ -108,11 +110,11 @@ class Agent:
     async def _spend(self) -> None:
         while not self.resting:
             if self._pause:
-                await asyncio.sleep(self._pause * self.random.random())
+                await self.loop.pause(self._pause * self.random.random())
             shop = self.random.choice(self.shops)
             route = self.random.choice(("item", "item", "item", "dear", "stream"))
             outcome = await self.buy(f"https://{shop.host}/{route}/{self.random.randrange(5)}")
-            await asyncio.sleep(BACK_OFF_SECONDS.get(outcome, 0.0))
+            await self.loop.pause(BACK_OFF_SECONDS.get(outcome, 0.0))
 
     async def buy(self, url: str) -> str:
         """One request, and in a word what became of it."""
@@ -120,7 +122,9 @@ class Agent:
         patience = self.random.random() if self.faults.strikes("client hangs up") else None
         try:
             async with asyncio.timeout(patience):
-                answer = await self.transport.handle_async_request(httpx.Request("GET", url))
+                answer = await self.transport.handle_async_request(
+                    httpx.Request("GET", _parsed(url))
+                )
                 await answer.aread()
             outcome = str(answer.status_code)
         except TimeoutError:

@@ -5,7 +5,6 @@ delays, outages, transactions that take long or fall out of the pool, and readin
 owner's confirmations. A reorganisation is never as deep as those: that is what they are for.
 """
 
-import asyncio
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -27,7 +26,7 @@ from paywall.protocol.money import Address
 from paywall.protocol.schemes.batch import Deposit
 from simulate.contract import NETWORK, Contract, Revert, Row, Transaction, Work
 from simulate.faults import Faults
-from simulate.loop import empty_context
+from simulate.loop import Loop, empty_context
 
 BLOCK_SECONDS: Final = 2.0
 STUCK_SECONDS: Final = 15.0
@@ -38,10 +37,10 @@ EPOCH: Final = 1_800_000_000
 class Chain:
     """The one chain of a world."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, faults: Faults, random: Random) -> None:
+    def __init__(self, loop: Loop, faults: Faults, random: Random) -> None:
         self.contract = Contract(EPOCH)
         self.confirmations = random.choice((1, 1, 2, 3))
-        self._loop = loop
+        self.loop = loop
         self._faults = faults
         self._random = random
         self._pool: list[Transaction] = []
@@ -53,7 +52,7 @@ class Chain:
         return self.contract.blocks[-1].number
 
     def start(self) -> None:
-        self._loop.call_later(BLOCK_SECONDS, self._next, context=self._context)
+        self.loop.call_later(BLOCK_SECONDS, self._next, context=self._context)
 
     def _next(self) -> None:
         depth = self._random.randrange(self.confirmations)
@@ -64,7 +63,7 @@ class Chain:
             self._random.shuffle(self._pool)
         taken = [t for t in self._pool if not self._faults.strikes("transaction late")]
         self._pool = [t for t in self._pool if t not in taken]
-        self.contract.mine(taken, EPOCH + int(self._loop.time()))
+        self.contract.mine(taken, EPOCH + int(self.loop.time()))
         self.start()
 
     def sign(self, work: Work) -> Transaction:
@@ -94,6 +93,7 @@ class ChainLink(OwnChain):
         self, chain: Chain, faults: Faults, authorizer: Address, clock: Callable[[], float]
     ) -> None:
         self._chain = chain
+        self._pause = chain.loop.pause
         self._faults = faults
         self._authorizer = authorizer
         self._clock = clock
@@ -114,7 +114,7 @@ class ChainLink(OwnChain):
         """There is nothing to give back."""
 
     async def _trip(self) -> None:
-        await asyncio.sleep(self._faults.delay("chain"))
+        await self._pause(self._faults.delay("chain"))
         if self._faults.strikes("chain unreachable"):
             raise ChainUnavailable("the chain is not reached")
 
@@ -229,10 +229,10 @@ class ChainLink(OwnChain):
         return await self._outcome(transaction)
 
     async def _outcome(self, transaction: Transaction) -> Mined:
-        clock = asyncio.get_running_loop().time
+        clock = self._chain.loop.time
         began = clock()
         while clock() < began + CHAIN_TIMEOUT_SECONDS:
-            await asyncio.sleep(1.0)
+            await self._pause(1.0)
             if transaction.block and self._chain.depth(transaction) >= self._chain.confirmations:
                 self._seen = max(self._seen, transaction.block.number)
                 if transaction.reverted:

@@ -6,6 +6,7 @@ often. `calm` ends them all, so that a world can come to rest and be counted.
 """
 
 from collections import Counter
+from math import log
 from random import Random
 from typing import Final
 
@@ -44,6 +45,8 @@ RARE: Final = {
 }
 """Kinds that strike the world as a whole: how often in a thousand payments."""
 
+_WAYS_SECONDS: Final = {"network": 0.02, "store": 0.001, "chain": 0.05}
+"""How long a message takes on each way, on average."""
 _STRENGTHS: Final = (0.0, 0.3, 1.0, 1.0, 3.0)
 
 
@@ -55,11 +58,13 @@ class Faults:
         self.chances = {kind: p * random.choice(_STRENGTHS) for kind, p in KINDS.items()}
         self.rates = {kind: p * random.choice(_STRENGTHS) for kind, p in RARE.items()}
         self.struck: Counter[str] = Counter()
-        self._slowness = random.choice((0.5, 1.0, 1.0, 4.0))
+        slowness = random.choice((0.5, 1.0, 1.0, 4.0))
+        self._scales = {way: slowness * seconds for way, seconds in _WAYS_SECONDS.items()}
+        self._draw = random.random
         self._gas = random.choice((10**6, 10**7, 10**9))
 
     def strikes(self, kind: str) -> bool:
-        if self._random.random() >= self.chances[kind]:
+        if self._draw() >= self.chances[kind]:
             return False
         self.struck[kind] += 1
         return True
@@ -70,8 +75,7 @@ class Faults:
 
     def delay(self, way: str) -> float:
         """Seconds that a message takes; never nothing, so that it can be overtaken."""
-        scale = {"network": 0.02, "store": 0.001, "chain": 0.05}[way]
-        return self._slowness * scale * self._random.expovariate(1.0) + 1e-4
+        return 1e-4 - self._scales[way] * log(1.0 - self._draw())
 
     def gas_price_wei(self) -> int:
         return self._gas * self._random.randrange(1, 5)

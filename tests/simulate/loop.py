@@ -37,13 +37,33 @@ class Process:
         return asyncio.get_running_loop().create_task(work, context=self._context.copy())
 
 
+class Handle:
+    """A callback that is due: asyncio's own, less what real time and debugging need."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context")
+
+    def __init__(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+
 class Loop(BaseEventLoop):
     """An event loop in virtual time, which starts at zero."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Handle | asyncio.Future[None]]] = []
         self._pushed = 0
         self._buried: list[object] = []
         self.deaths = 0
@@ -53,16 +73,37 @@ class Loop(BaseEventLoop):
     def time(self) -> float:
         return self._now
 
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def call_soon(
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> Any:
+        handle = Handle(callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon  # there are no others
+
     def call_at(
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> Any:
+        timer = Handle(callback, args, context)
         self._pushed += 1  # timers of one moment go in the order in which they were set
         heappush(self._timers, (when, self._pushed, timer))
         return timer
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def pause(self, seconds: float) -> asyncio.Future[None]:
+        """To be awaited, as `asyncio.sleep`; who is woken takes one step for it, not two."""
+        over: asyncio.Future[None] = asyncio.Future(loop=self)
+        self._pushed += 1
+        heappush(self._timers, (self._now + seconds, self._pushed, over))
+        return over
 
     def _write_to_self(self) -> None:
         """Nobody waits in a selector."""
@@ -95,7 +136,8 @@ class Loop(BaseEventLoop):
             if handle._cancelled:
                 continue
             self.steps += 1
-            process = handle._context.get(PROCESS)
+            context = handle._context
+            process = context.get(PROCESS)
             if process is not None:
                 if process.alive and process.steps:
                     process.steps -= 1
@@ -104,20 +146,26 @@ class Loop(BaseEventLoop):
                 if not process.alive:
                     self._buried.append(handle)
                     continue
-            handle._run()
+            try:
+                context.run(handle._callback, *handle._args)
+            except Exception as error:
+                told = {"message": f"in a callback {handle._callback}", "exception": error}
+                self.call_exception_handler(told)
 
     def _wait(self) -> None:
         """Jumps to the next timer, and makes ready all that are due then."""
-        timers = self._timers
-        while timers and timers[0][2]._cancelled:
+        timers, ready = self._timers, self._ready
+        while timers and timers[0][2].cancelled():
             heappop(timers)
         if not timers:
             raise RuntimeError("everybody waits for ever")
         self._now = max(self._now, timers[0][0])
         while timers and timers[0][0] <= self._now:
-            handle = heappop(timers)[2]
-            handle._scheduled = False
-            self._ready.append(handle)
+            due = heappop(timers)[2]
+            if isinstance(due, Handle):
+                ready.append(due)
+            elif not due.done():
+                due.set_result(None)
 
     def bury(self) -> None:
         """Lets go of the dead when nothing runs any more; whatever their `finally` wants, fails."""

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from paywall.protocol.x402 import PAYMENT_SIGNATURE
 from simulate.faults import Faults
-from simulate.loop import Process, empty_context
+from simulate.loop import Loop, Process, empty_context
 from simulate.oracle import Asked, Oracle
 from simulate.store import CALL
 
@@ -169,19 +169,17 @@ class Stream(httpx.AsyncByteStream):
 class Network:
     """All ways of a world. `workers` are those of the provider whose host is named."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, faults: Faults, oracle: Oracle, random: Random
-    ) -> None:
+    def __init__(self, loop: Loop, faults: Faults, oracle: Oracle, random: Random) -> None:
         self.loop = loop
         self.faults = faults
         self.workers: dict[str, list[Worker]] = {}
         self._oracle = oracle
         self._random = random
-        self._context = empty_context()
+        self.context = empty_context()
 
     def later(self, act: Callable[..., Any], *told: Any) -> None:
         """Something arrives after a while, whoever is alive then."""
-        self.loop.call_later(self.faults.delay("network"), act, *told, context=self._context)
+        self.loop.call_later(self.faults.delay("network"), act, *told, context=self.context)
 
     def left(self, start: Message, asked: Asked) -> None:
         """The head of an answer leaves a worker; a run and a receipt mean that it was paid."""
@@ -224,7 +222,7 @@ class Network:
             stolen = self._random.choice((header, _without_id(header)))
             copy = httpx.Request(request.method, request.url, headers={PAYMENT_SIGNATURE: stolen})
             seconds = self._random.choice((0.01, 1.0, 30.0, 400.0)) * self._random.random()
-            self.loop.call_later(seconds, self._replay, copy, context=self._context)
+            self.loop.call_later(seconds, self._replay, copy, context=self.context)
 
     def _replay(self, request: httpx.Request) -> None:
         call = Call(self, request, Asked(0))
@@ -270,7 +268,7 @@ class Wire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         network, faults = self._network, self._network.faults
         if faults.strikes("connection refused") or not network.worker_of(request.url.host):
-            await asyncio.sleep(faults.delay("network"))
+            await network.loop.pause(faults.delay("network"))
             raise httpx.ConnectError("connection refused")
         name = crc32(request.headers.get(PAYMENT_SIGNATURE, "").encode())
         call = Call(network, request, Asked(self._goal(), name))
@@ -303,5 +301,5 @@ class Wire(httpx.AsyncBaseTransport):
             self._network.dispatch,
             call,
             call.request.url.host,
-            context=empty_context(),
+            context=self._network.context,
         )

@@ -138,7 +138,10 @@ class Oracle:
         self._closed = False
 
     def book(self, channel_id: bytes) -> Book:
-        return self.books.setdefault(channel_id, Book())
+        found = self.books.get(channel_id)
+        if found is None:
+            found = self.books[channel_id] = Book()
+        return found
 
     def note(self, channel_id: bytes, *event: object) -> None:
         """An event, into the channel's trace and the history's digest."""

@@ -4,7 +4,6 @@ The app is small and honest. Most of its answers come whole; some fail, some rai
 than a hold lasts, some cost less than their price, and one route streams and meters.
 """
 
-import asyncio
 from collections.abc import Callable
 from itertools import count
 from random import Random
@@ -45,7 +44,10 @@ PRICES: Final = {
 class App:
     """What is sold. It tells the oracle of every run."""
 
-    def __init__(self, host: str, oracle: Oracle, faults: Faults, random: Random) -> None:
+    def __init__(
+        self, host: str, loop: Loop, oracle: Oracle, faults: Faults, random: Random
+    ) -> None:
+        self._loop = loop
         self._host = host
         self._oracle = oracle
         self._faults = faults
@@ -57,9 +59,9 @@ class App:
         assert asked is not None
         run = f"{self._host}/{next(self._runs)}"
         told = self._oracle.ran(run, asked)
-        await asyncio.sleep(self._faults.delay("network"))
+        await self._loop.pause(self._faults.delay("network"))
         if self._faults.strikes("handler slow"):
-            await asyncio.sleep(SLOW_SECONDS)
+            await self._loop.pause(SLOW_SECONDS)
         if self._faults.strikes("handler fails"):
             return await self._fail(send)
         if scope["path"].startswith("/stream"):
@@ -78,7 +80,7 @@ class App:
         headers = [(b"x-run", run.encode()), (b"x-metered", b"1")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for _ in range(self._random.randrange(1, 8)):
-            await asyncio.sleep(self._faults.delay("network"))
+            await self._loop.pause(self._faults.delay("network"))
             try:
                 left = payment.charge(WORD)
             except RuntimeError:  # the client has hung up, and nothing can be charged any more
@@ -121,8 +123,8 @@ class Shop:
         self.receiver = eip712.address_of(PrivateKey(random.randbytes(32)))
         self.authorizer = eip712.address_of(PrivateKey(random.randbytes(32)))
         self.stepped = self._furthest = 0.0
-        self.server = Server(oracle, lambda: EPOCH + loop.time() + self.stepped)
-        self.app: ASGIApp = App(host, oracle, faults, random)
+        self.server = Server(oracle, loop, lambda: EPOCH + loop.time() + self.stepped)
+        self.app: ASGIApp = App(host, loop, oracle, faults, random)
         self.policy = ClaimPolicy(
             max_at_risk=random.choice(("$0.05", "$10")),
             max_age_seconds=random.choice((60, 600)),
@@ -179,11 +181,11 @@ class Shop:
         )
 
     def _life(self) -> int:
-        """After how many steps the next worker is killed; about one payment is forty of them."""
+        """After how many steps the next worker is killed; about one payment is twenty of them."""
         rate = self.faults.rates["worker killed"]
         if not rate:
             return 0
-        return 1 + int(self.random.expovariate(rate / 40_000))
+        return 1 + int(self.random.expovariate(rate / 20_000))
 
     def _died(self, worker: Worker) -> None:
         self.faults.note("worker killed")

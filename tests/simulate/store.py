@@ -6,7 +6,6 @@ not got them; a flush takes everything. Every verb travels: it may be refused on
 out and its reply lost, and is then repeated, as a real client repeats it.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -19,6 +18,7 @@ from paywall.protocol.once import Ticket
 from paywall.stores.memory import MemoryStore
 from paywall.stores.rules import Rule, RuleStore, Slot
 from simulate.faults import Faults
+from simulate.loop import Loop
 from simulate.oracle import Asked, Op, Oracle
 
 CALL: Final[ContextVar[Asked | None]] = ContextVar("call", default=None)
@@ -30,7 +30,8 @@ LOG_SECONDS: Final = 5.0
 class Server:
     """The records of one provider. `clock` is the server's own, in Unix seconds."""
 
-    def __init__(self, oracle: Oracle, clock: Callable[[], float]) -> None:
+    def __init__(self, oracle: Oracle, loop: Loop, clock: Callable[[], float]) -> None:
+        self.loop = loop
         self.memory = MemoryStore(clock)
         self._oracle = oracle
         self._clock = clock
@@ -74,7 +75,7 @@ class Server:
             if undone:
                 undone()
 
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         self._log.append((now, undo))
         while self._log[0][0] < now - LOG_SECONDS:
             self._log.popleft()
@@ -82,7 +83,7 @@ class Server:
     def fail_over(self, lag_seconds: float) -> int:
         """Another server takes over, which has not heard the last so many seconds."""
         self._oracle.forgetful = True
-        since = asyncio.get_running_loop().time() - lag_seconds
+        since = self.loop.time() - lag_seconds
         lost = 0
         while self._log and self._log[-1][0] > since:
             self._log.pop()[1]()
@@ -112,6 +113,8 @@ class StoreLink(RuleStore):
 
     def __init__(self, server: Server, faults: Faults) -> None:
         self._server = server
+        self._loop = server.loop
+        self._pause = server.loop.pause
         self._faults = faults
         self._op = Op("read")
 
@@ -138,8 +141,8 @@ class StoreLink(RuleStore):
         return await self._server.memory.trim_ledger(through)
 
     async def _trip(self) -> None:
-        await asyncio.sleep(self._faults.delay("store"))
-        down = asyncio.get_running_loop().time() < self._server.down_until
+        await self._pause(self._faults.delay("store"))
+        down = self._loop.time() < self._server.down_until
         if down or self._faults.strikes("store refuses"):
             raise StoreUnavailable("the store is not reached")
 
@@ -150,9 +153,9 @@ class StoreLink(RuleStore):
             try:
                 slot = await self._server.apply(op, channel_id, rule, payment_id)
             except Exception:
-                await asyncio.sleep(self._faults.delay("store"))
+                await self._pause(self._faults.delay("store"))
                 raise
-            await asyncio.sleep(self._faults.delay("store"))
+            await self._pause(self._faults.delay("store"))
             if not self._faults.strikes("store reply lost"):
                 return slot
         raise StoreUnavailable("no reply of the store arrives")

@@ -7,12 +7,12 @@ A world is small (some thousands of payments) and whole: a long run is many of t
 own seed, so that a failure is replayed in seconds.
 """
 
-import asyncio
+import gc
 import logging
 import secrets
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -24,6 +24,7 @@ from paywall.protocol.claims import Terms
 from paywall.protocol.limits import REFUND_HOLD_SECONDS
 from simulate.agents import FUNDS, Agent
 from simulate.chain import EPOCH, Chain, ChainLink
+from simulate.cheap import Disk, cheaply
 from simulate.contract import ASSET
 from simulate.faults import RARE, Faults
 from simulate.loop import Loop
@@ -33,10 +34,12 @@ from simulate.shop import DELAY_SECONDS, Shop
 from simulate.store import StoreLink
 
 TICK_SECONDS: Final = 1.0
-PATIENCE: Final = 4
-"""A world in which so many requests are sent for one that is paid is ended early."""
+IDLE_SECONDS: Final = DELAY_SECONDS + 300.0
+"""A world in which nobody has paid for so long, although withdrawals have ended, is at its end."""
 SERVED: Final = ("200", "OverBudget", "429")
 """Also who has spent what it may, or has made as many deposits as a provider pays for."""
+REAL_SHARE: Final = 0.05
+"""In so many worlds every signature is one of the curve, and every wallet has its SQLite file."""
 _SHM: Final = Path("/dev/shm")
 
 
@@ -54,6 +57,7 @@ class Result:
     digest: int = 0
     steps: int = 0
     virtual_seconds: float = 0.0
+    real: bool = False
 
 
 class World:
@@ -87,14 +91,16 @@ class World:
 
     async def run(self) -> None:
         self.populate()
-        paid = 0
+        paid, paid_at = 0, 0.0
         while self.oracle.counts["payments"] < self.payments and not self.oracle.violations:
-            await asyncio.sleep(TICK_SECONDS)
-            self._meddle(self.oracle.counts["payments"] - paid)
-            paid = self.oracle.counts["payments"]
+            await self.loop.pause(TICK_SECONDS)
+            more = self.oracle.counts["payments"] - paid
+            self._meddle(more)
+            paid += more
             self._judge()
-            if self.oracle.counts["requests"] > PATIENCE * (self.payments + 100):
-                break  # hardly anybody may pay any more
+            paid_at = self.loop.time() if more else paid_at
+            if self.loop.time() > paid_at + IDLE_SECONDS:
+                break  # nobody may pay any more
         if not self.oracle.violations:
             await self._rest()
 
@@ -149,9 +155,9 @@ class World:
             shop.stepped = 0.0
             for worker in shop.workers:
                 worker.process.steps = 0
-        await asyncio.sleep(self._until_quiet())
+        await self.loop.pause(self._until_quiet())
         await self._everybody_once_more()
-        await asyncio.sleep(100.0 + max(shop.patience_seconds for shop in self.shops))
+        await self.loop.pause(100.0 + max(shop.patience_seconds for shop in self.shops))
         self._judge()
         for shop in self.shops:
             await self._count(shop)
@@ -172,7 +178,7 @@ class World:
                         outcome = await agent.process.spawn(
                             agent.buy(f"https://{shop.host}/item/0")
                         )
-                        await asyncio.sleep(10.0)
+                        await self.loop.pause(10.0)
                 if outcome not in SERVED:
                     what = f"agent {agent.number} is not served at {shop.host} any more: {outcome}"
                     self.oracle.violated(b"", what)
@@ -223,6 +229,16 @@ def seeded(seed: str) -> Iterator[None]:
         secrets._sysrand = real  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """A world is small and over soon: its garbage is collected with it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class _Alarm(logging.Handler):
     """Tells the oracle of every exception that the product did not expect."""
 
@@ -250,11 +266,22 @@ def _listening(oracle: Oracle) -> Iterator[None]:
         log.propagate, log.level = kept
 
 
-def simulate(seed: str, payments: int) -> Result:
-    """One world. The same seed and number make the same result, to the last event."""
+def simulate(seed: str, payments: int, real: bool | None = None) -> Result:
+    """One world. The same seed and number make the same result, to the last event.
+
+    `real`: with the curve under its signatures and files under its wallets; None: as is drawn.
+    """
     where = str(_SHM) if _SHM.is_dir() else None
     loop = Loop()
-    with TemporaryDirectory(prefix="paywall-simulate-", dir=where) as name, seeded(seed):
+    if real is None:
+        real = Random(f"{seed}/real").random() < REAL_SHARE
+    disks: dict[str, Disk] = {}
+    with (
+        TemporaryDirectory(prefix="paywall-simulate-", dir=where) as name,
+        seeded(seed),
+        nullcontext() if real else cheaply(seed.encode()[:64], disks),
+        _uncollected(),
+    ):
         world = World(seed, payments, Path(name), loop)
         loop.set_exception_handler(lambda _, told: _unexpected(world.oracle, told))
         with _listening(world.oracle):
@@ -265,7 +292,7 @@ def simulate(seed: str, payments: int) -> Result:
                 loop.bury()
                 for agent in world.agents:
                     agent.wallet.close()
-    return _result(world)
+    return _result(world, real)
 
 
 def _unexpected(oracle: Oracle, told: dict[str, Any]) -> None:
@@ -276,7 +303,7 @@ def _unexpected(oracle: Oracle, told: dict[str, Any]) -> None:
     oracle.violated(b"", f"unexpected: {told.get('message')}: {error!r} {''.join(where)}")
 
 
-def _result(world: World) -> Result:
+def _result(world: World, real: bool) -> Result:
     oracle = world.oracle
     outcomes: dict[str, int] = {}
     for agent in world.agents:
@@ -295,6 +322,7 @@ def _result(world: World) -> Result:
         digest=oracle.digest,
         steps=world.loop.steps,
         virtual_seconds=round(world.loop.time(), 1),
+        real=real,
     )
 
 
