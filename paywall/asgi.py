@@ -46,6 +46,7 @@ from paywall.prices import Price, PriceTable
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
 from paywall.protocol.limits import (
+    ALL_DEPOSITS_PER_HOUR,
     CHANNELS_PER_PAYER,
     DEPOSITS_PER_HOUR,
     MAX_HEADERS,
@@ -111,10 +112,10 @@ class Paywall:
     and `on_event` with every `paywall.notices.Notice` (a `Webhook` is one such listener).
 
     A deposit is a transaction at the provider's cost: of each payer, so many an hour are made that
-    follow no use of the last one, and into so many channels. `instant_up_to` lets the first request
-    of a channel run before its deposit is mined, as long as what all workers have served so, and
-    what was lost by it, stays below this.
-    `clock` gives Unix seconds by which deadlines are kept.
+    follow no use of the last one, and into so many channels; of all payers together,
+    `all_deposits_per_hour`. `instant_up_to` lets the first request of a channel run before its
+    deposit is mined, as long as what all workers have served so, and what was lost by it, stays
+    below this. `clock` gives Unix seconds by which deadlines are kept.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Paywall:
         min_deposit: str = "$0.10",
         max_deposit: str = "$1000",
         deposits_per_hour: int = DEPOSITS_PER_HOUR,
+        all_deposits_per_hour: int = ALL_DEPOSITS_PER_HOUR,
         channels_per_payer: int = CHANNELS_PER_PAYER,
         instant_up_to: str | None = None,
         withdraw_delay_seconds: int = 86_400,
@@ -169,7 +171,7 @@ class Paywall:
             exact=_exact_rules(schemes, asset.units(exact_minimum), settle_first),
             channels=batch.SCHEME in schemes,
             deposits=DepositRules(
-                PayerLimits(deposits_per_hour, channels_per_payer),
+                PayerLimits(deposits_per_hour, channels_per_payer, all_deposits_per_hour),
                 asset.units(instant_up_to) if instant_up_to is not None else 0,
                 alarms,
             ),

@@ -12,8 +12,9 @@ kept, the client is told to come again with the same payment, and from then on t
 asked. What the chain shows then decides: the answer and its receipt, or a refusal for good.
 
 How much work can be had for nothing: a payer must own the sum of all that it has running here when
-a request begins, and an authorization that the chain refused is refused again. An authorization
-that somebody else has used buys nothing, although the money came: it may have bought elsewhere.
+a request begins, and an authorization that the chain refused is refused again. Readings of the
+chain for payers who never paid by a transfer here are bounded. An authorization that somebody else
+has used buys nothing, although the money came: it may have bought elsewhere.
 
 Source: exact EVM specification, "Phase 2" and "Phase 3"; extensions/payment_identifier.md.
 """
@@ -29,6 +30,7 @@ from typing import Final
 from paywall import receipts
 from paywall.chain import Chain, Mined
 from paywall.chores import Chores
+from paywall.customers import Customers
 from paywall.mirror import PAUSES_SECONDS
 from paywall.protocol import once, slip
 from paywall.protocol.eip712 import keccak
@@ -48,6 +50,7 @@ from paywall.quote import Quote
 from paywall.receipts import ExactAdmission, Repeated
 from paywall.slipbook import LAID_DOWN, SlipBook, let_go, ttl_of
 from paywall.stores import Store
+from paywall.strangers import Strangers
 
 log = logging.getLogger("paywall.gate")
 
@@ -84,11 +87,13 @@ class ExactGate:
         chain: Chain,
         chores: Chores,
         clock: Callable[[], float],
+        strangers: Strangers,
     ) -> None:
         self._terms = terms
         self._rules = rules
         self._store = store
         self._slips = SlipBook(store, chores)
+        self._customers = Customers(terms.asset.network, store, strangers)
         self._chain = chain
         self._chores = chores
         self._clock = clock
@@ -184,6 +189,7 @@ class ExactGate:
         so a payer has no more of that for nothing than what it owns when its requests begin.
         """
         payment = admission.payment
+        await self._customers.meet(admission.payer)
         used, balance = await self._chain.authorization(payment.authorization, payment.token)
         if used:
             raise Refused(Reason.EXACT_USED)
@@ -215,6 +221,7 @@ class ExactGate:
         except Unavailable:
             await self._slips.conclude(admission, slip.unsent)
             raise
+        self._chores.behind(self._remember(admission))
         return mined.transaction
 
     async def _transfer(self, admission: ExactAdmission) -> Mined:
@@ -225,6 +232,11 @@ class ExactGate:
         if mined is None:
             raise Refused(Reason.EXACT_USED)
         return mined
+
+    async def _remember(self, admission: ExactAdmission) -> None:
+        """Its payer is a customer from now on; where the store is down, from the next time on."""
+        with suppress(Unavailable):
+            await self._customers.remember(admission.payer)
 
     async def _found_out(self, admission: ExactAdmission, holder: str | None = None) -> Slip:
         """What became of a transfer that was sent before. Raises Refused, also while it is open."""
@@ -237,6 +249,7 @@ class ExactGate:
             raise
         if mined is None:
             raise Refused(Reason.SETTLEMENT_PENDING)
+        self._chores.behind(self._remember(admission))
         transaction = mined.transaction
         return await self._go_on(admission, lambda mine: slip.mined(mine, transaction), holder)
 

@@ -118,7 +118,9 @@ class Gate:
         self._exact: ExactGate | None = None
         if exact:
             paid = ExactTerms(terms.asset, terms.pay_to, terms.timeout_seconds)
-            self._exact = ExactGate(paid, exact, store, chain, self._chores, clock)
+            self._exact = ExactGate(
+                paid, exact, store, chain, self._chores, clock, self._mirror.strangers
+            )
         self._names = _names()
         self._running = Running(terms.withdraw_delay_seconds, clock)
         self._renewer: asyncio.Task[None] | None = None

@@ -1,6 +1,8 @@
 """The accounts of payers in the store: how often each lets us pay gas, and for how many channels.
 
-The rule is `paywall.protocol.payers`; here it is applied over all workers of a store.
+The rule is `paywall.protocol.payers`; here it is applied over all workers of a store. One account
+more is that of all payers together, the crowd. It is looked at first and written last, so that who
+is refused, for whatever reason, takes nothing from the others.
 """
 
 from typing import Final
@@ -16,6 +18,7 @@ from paywall.stores import Store
 from paywall.stores.slips import change, slips_of
 
 _KEPT_MS: Final = PAYER_SECONDS * 1000
+_CROWD_KEPT_MS: Final = 2 * payers.HOUR_MS
 
 
 class Payers:
@@ -27,21 +30,26 @@ class Payers:
         self._network = network
         self._store = store
         self._slips = slips_of(store)
+        self._crowd = keccak(b"paywall:payers:" + network.encode())
 
     async def deposits(self, payer: Address, channel_id: bytes, charged: int) -> None:
         """A deposit is about to be made into a channel that was charged this much so far.
 
-        Raises Refused when this payer makes too many, or has too many channels.
+        Raises Refused when this payer makes too many, or has too many channels, or when all payers
+        together make too many.
         """
         key = self._key(payer)
         known = payers.decode((await self._slips.read(key))[0])
         closed: frozenset[bytes] = frozenset()
         if payers.is_full(known, channel_id, self._limits):
             closed = await self._closed(known)
+        counts = payers.bought(known, channel_id, charged) < self._worth
+        if counts:
+            await self._refuse_crowd()
 
         def rule(data: bytes | None, now_ms: int) -> bytes:
             account = payers.decode(data)
-            if payers.bought(account, channel_id, charged) < self._worth:
+            if counts:
                 account = payers.counted(account, self._limits, now_ms)
             account = payers.with_channel(account, channel_id, charged, closed)
             if len(account.channels) > self._limits.channels:
@@ -49,15 +57,38 @@ class Payers:
             return payers.encode(account)
 
         await change(self._slips, key, rule, _KEPT_MS)
+        if counts:
+            await self._join_crowd()
 
-    async def refunds(self, payer: Address) -> None:
-        """A refund is about to be made. Raises Refused when this payer asks for too many."""
+    async def refunds(self, payer: Address, channel_id: bytes, charged: int) -> None:
+        """A refund is about to be made from a channel that was charged this much.
+
+        Raises Refused when this payer asks for too many, or all payers together that bought little.
+        """
+        key = self._key(payer)
+        known = payers.decode((await self._slips.read(key))[0])
+        joins = payers.bought(known, channel_id, charged) < self._worth
+        if joins:
+            await self._refuse_crowd()
 
         def rule(data: bytes | None, now_ms: int) -> bytes:
-            account = payers.decode(data)
-            return payers.encode(payers.counted(account, self._limits, now_ms))
+            account = payers.counted(payers.decode(data), self._limits, now_ms)
+            return payers.encode(payers.emptied(account, channel_id, charged))
 
-        await change(self._slips, self._key(payer), rule, _KEPT_MS)
+        await change(self._slips, key, rule, _KEPT_MS)
+        if joins:
+            await self._join_crowd()
+
+    async def _refuse_crowd(self) -> None:
+        """Raises Refused when the next errand would be one too many of all."""
+        data, now_ms = await self._slips.read(self._crowd)
+        self._in_all(data, now_ms)
+
+    async def _join_crowd(self) -> None:
+        await change(self._slips, self._crowd, self._in_all, _CROWD_KEPT_MS)
+
+    def _in_all(self, data: bytes | None, now_ms: int) -> bytes:
+        return payers.encode(payers.counted_in_all(payers.decode(data), self._limits, now_ms))
 
     async def _closed(self, account: Account) -> frozenset[bytes]:
         """Its channels that hold nothing any more."""

@@ -26,6 +26,8 @@ import msgspec
 from paywall.kinds import CLOSED, FixedPrice, UpTo, free_first, pass_for, upto
 from paywall.prices import Price, PriceTable
 from paywall.protocol.errors import ConfigurationError
+from paywall.protocol.limits import ALL_DEPOSITS_PER_HOUR, CHANNELS_PER_PAYER, DEPOSITS_PER_HOUR
+from paywall.protocol.payers import PayerLimits
 from paywall.proxy import Timeouts
 from paywall.stores import DEFAULT_STORE
 
@@ -66,6 +68,9 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     port: int = 8402
     trusted_proxies: str = ""
     min_deposit: str = "$0.10"
+    deposits_per_hour: int = DEPOSITS_PER_HOUR
+    all_deposits_per_hour: int = ALL_DEPOSITS_PER_HOUR
+    channels_per_payer: int = CHANNELS_PER_PAYER
     prices: dict[str, str | PriceRow] = {}
     timeouts: TimeoutRows = TimeoutRows()
 
@@ -99,6 +104,7 @@ def checked(config: ProxyConfig) -> ProxyConfig:
     if not config.pay_to:
         raise ConfigurationError("pay_to: say which wallet is paid")
     PriceTable(prices_of(config))
+    limits_of(config)
     for name in ("connect_seconds", "read_seconds", "write_seconds"):
         seconds = msgspec.structs.asdict(config.timeouts)[name]
         if not 0 < seconds <= 86_400:
@@ -141,6 +147,13 @@ def _word(text: str) -> FixedPrice:
     if text == "closed":
         return CLOSED
     return upto(text.removeprefix("upto ").strip()) if text.startswith("upto ") else text
+
+
+def limits_of(config: ProxyConfig) -> PayerLimits:
+    """Raises ConfigurationError for limits that let nobody in."""
+    return PayerLimits(
+        config.deposits_per_hour, config.channels_per_payer, config.all_deposits_per_hour
+    )
 
 
 def timeouts_of(config: ProxyConfig) -> Timeouts:

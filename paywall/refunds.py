@@ -60,7 +60,7 @@ class Refunds:
         try:
             made = await self._made_before(payment, ticket)  # it may have ended a moment ago
             if not made:
-                await self._payers.refunds(payment.config.payer)
+                await self._payers.refunds(payment.config.payer, payment.channel_id, before.charged)
         except BaseException:
             await self._over(payment.channel_id, None)
             raise

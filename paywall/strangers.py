@@ -1,9 +1,10 @@
-"""What channels that nobody knows may cost us in readings of the chain.
+"""What strangers may cost us in readings of the chain.
 
-Anybody can sign a voucher under a channel of its own invention, and only the chain can tell that it
-is not there. So such readings are bounded for each worker, and an answer of "not there" holds for a
-moment. A channel that the store knows never comes here: strangers cannot slow it down. That a new
-customer may have to wait while strangers knock is the price.
+Anybody can sign a voucher under a channel of its own invention, or a transfer of funds that it does
+not have, and only the chain can tell. So such readings are bounded for each worker, and an answer
+of "not there" holds for a moment. A channel that the store knows never comes here, nor does who has
+made a transfer: strangers cannot slow them down. That a new customer may have to wait while
+strangers knock is the price.
 """
 
 from collections import OrderedDict
@@ -33,10 +34,10 @@ class Strangers:
             raise Refused(Reason.CHANNEL_NOT_FOUND)
         self.knock()
 
-    def knock(self) -> None:
+    def knock(self, reason: Reason = Reason.TOO_MANY_STRANGERS) -> None:
         """Raises Refused unless the chain may be asked something for a stranger now."""
         if self._throttle.wait_seconds(""):
-            raise Refused(Reason.TOO_MANY_STRANGERS)
+            raise Refused(reason)
 
     def absent(self, channel_id: bytes) -> None:
         self._absent[channel_id] = self._clock() + STRANGER_SECONDS

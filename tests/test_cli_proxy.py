@@ -120,6 +120,7 @@ def test_every_kind_of_price_can_be_written(tmp_path: Path) -> None:
         ("[prices]\n'GET x' = '$1'", "not a route"),
         ("[timeouts]\nread_seconds = 0", "read_seconds"),
         ("pay_to = ''", "pay_to"),
+        ("all_deposits_per_hour = 0", "at least one deposit an hour"),
         ("", "prices"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from coincurve import PrivateKey
 from helpers.channels import ASSET, NETWORK, STRANGER, TERMS, config
 from helpers.exact import TransferLedger
 from helpers.provider import PRICE, Agent, Clock, answering, ask, decoded, paying, provider, until
@@ -314,6 +315,71 @@ async def test_case_36_a_payer_has_so_many_channels(house: House) -> None:
     await admit(gate, again)
 
 
+def payer_of(house: House, number: int) -> Agent:
+    """One of a crowd: a payer of its own, with funds and a channel."""
+    key = PrivateKey.from_int(50_000 + number)
+    address = eip712.address_of(key)
+    house.ledger.give(address, 10**9)
+    terms = replace(config(number), payer=address, payer_authorizer=address)
+    return Agent(terms, house.clock, key, key)
+
+
+async def test_case_36_a_crowd_of_new_payers_is_counted_over_all_workers(house: House) -> None:
+    limits = PayerLimits(all_errands_per_hour=5)
+    gates = [await house.worker(limits=limits) for _ in range(2)]
+    crowd = [payer_of(house, number) for number in range(8)]
+    for number, agent in enumerate(crowd[:5]):
+        gate = gates[number % 2]
+        await gate.charge(await admit(gate, agent.fill(PRICE)), PRICE)
+    for gate in gates:
+        sixth = admit(gate, crowd[5].fill(PRICE))
+        assert await reason_of(sixth) is Reason.TOO_MANY_DEPOSITS_IN_ALL
+    assert house.deposits == 5
+    await gates[0].charge(await admit(gates[0], crowd[0].pay(2 * PRICE)), PRICE)
+    if house.keeps_our_time:
+        house.clock.now += 12 * 60
+        await admit(gates[0], crowd[5].fill(PRICE))
+        seventh = admit(gates[1], crowd[6].fill(PRICE))
+        assert await reason_of(seventh) is Reason.TOO_MANY_DEPOSITS_IN_ALL
+
+
+async def test_case_36_a_crowd_does_not_keep_customers_from_topping_up_or_leaving(
+    house: House,
+) -> None:
+    gate = await house.worker(limits=PayerLimits(all_errands_per_hour=1))
+    customer, worth = payer_of(house, 0), TERMS.min_deposit
+    await gate.charge(await admit(gate, customer.fill(worth, price=worth), worth), worth)
+    newcomer = admit(gate, payer_of(house, 1).fill(PRICE))
+    assert await reason_of(newcomer) is Reason.TOO_MANY_DEPOSITS_IN_ALL
+    top_up = customer.fill(2 * worth, price=worth, salt=2)
+    await gate.charge(await admit(gate, top_up, worth), worth)
+    await refund(gate, customer.refund(2 * worth, 1))
+    again = refund(gate, customer.refund(2 * worth, 1))
+    assert await reason_of(again) is Reason.TOO_MANY_DEPOSITS_IN_ALL, "once for what it bought"
+
+
+async def test_case_36_one_payer_that_is_turned_away_takes_nothing_from_the_others(
+    house: House,
+) -> None:
+    gate = await house.worker(limits=PayerLimits(errands_per_hour=1, all_errands_per_hour=2))
+    await admit(gate, house.agent(0).fill(PRICE))
+    for number in range(1, 4):
+        attempt = admit(gate, house.agent(number).fill(PRICE))
+        assert await reason_of(attempt) is Reason.TOO_MANY_DEPOSITS
+    await admit(gate, payer_of(house, 7).fill(PRICE))
+    assert house.deposits == 2
+
+
+async def test_case_36_a_crowd_is_503_with_the_same_payment_to_be_sent_again() -> None:
+    wall = provider(answering(), all_deposits_per_hour=1)
+    await ask(wall, headers=paying(Agent(config(7)).fill(PRICE)))
+    answer = await ask(wall, headers=paying(Agent(config(8)).fill(PRICE)))
+    assert (answer.status, answer.json["error"]) == (503, "too_many_deposits_in_all")
+    assert answer.header("retry-after")
+    assert answer.header("payment-required") is None
+    await wall.close()
+
+
 async def test_case_36_a_flood_is_429_and_says_when_to_come_again() -> None:
     wall = provider(answering(), deposits_per_hour=1)
     await ask(wall, headers=paying(Agent(config(7)).fill(PRICE)))
@@ -330,7 +396,10 @@ def test_an_agent_may_open_all_of_its_lanes_at_once() -> None:
     assert limits.errands_per_hour >= MAX_LANES
 
 
-@pytest.mark.parametrize("options", [{"deposits_per_hour": 0}, {"channels_per_payer": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"deposits_per_hour": 0}, {"channels_per_payer": 0}, {"all_deposits_per_hour": 0}],
+)
 def test_limits_that_let_nobody_in_are_a_mistake_at_start(options: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError):
         provider(answering(), **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coincurve import PrivateKey
 from helpers.channels import ASSET, STRANGER
 from helpers.exact import (
     EXACT,
@@ -35,12 +36,12 @@ from helpers.provider import (
 from helpers.provider import header_of as encoded
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paywall import exact_gate, pass_for, slipbook, upto
+from paywall import customers, exact_gate, pass_for, slipbook, upto
 from paywall.asgi import Paywall, payment_of
 from paywall.protocol import slip
 from paywall.protocol.eip712 import address_of
 from paywall.protocol.errors import ChainUnavailable, ConfigurationError, StoreUnavailable
-from paywall.protocol.limits import HOLD_SECONDS, SLIP_MARGIN_SECONDS
+from paywall.protocol.limits import HOLD_SECONDS, SLIP_MARGIN_SECONDS, STRANGER_READS_AT_ONCE
 from paywall.protocol.schemes.exact import ExactPayment
 from paywall.protocol.x402 import show_address
 from paywall.stores import open_store
@@ -81,8 +82,10 @@ class Shop:
         return self.ledger.tokens.balances[EXACT.pay_to]
 
     def slips(self) -> list[slip.Slip]:
-        entries = (e for (_, name), e in self.store._entries.items() if name == "slip")
-        return [found for entry in entries if (found := slip.decode(entry.answer))]
+        """Those of payments; there is a note about each customer too."""
+        entries = (e.answer for (_, name), e in self.store._entries.items() if name == "slip")
+        payments = (answer for answer in entries if answer != customers.PAID)
+        return [found for answer in payments if (found := slip.decode(answer))]
 
     async def settle(self) -> None:
         """Lets everything go on that goes on in the background."""
@@ -423,6 +426,58 @@ async def test_an_authorization_that_was_used_elsewhere_is_refused(house: Shop) 
     answer = await house.ask(header_of(payment))
     assert answer.json["error"] == "invalid_exact_evm_nonce_already_used"
     assert (house.served, house.ledger.sent) == (0, [])
+
+
+# -- Strangers -----------------------------------------------------------------------------------
+
+
+def invented(shop: Shop, number: int) -> Signer:
+    """Somebody who has nothing but a key."""
+    return Signer(shop.clock, PrivateKey.from_int(10_000 + number))
+
+
+async def test_case_36_strangers_transfers_cost_so_many_readings_and_customers_are_served() -> None:
+    still = Clock()
+    shop = await shop_with(clock=still)
+    assert (await shop.ask(shop.alice.pay())).status == 200
+    await shop.settle()
+    before = shop.ledger.calls.count("authorization")
+    answers = [await shop.ask(invented(shop, number).pay()) for number in range(150)]
+    read = shop.ledger.calls.count("authorization") - before
+    told = Counter((answer.status, answer.json["error"]) for answer in answers)
+    turned_away = (503, "too_many_unknown_payers")
+    assert told == {
+        (402, "invalid_exact_evm_insufficient_balance"): read,
+        turned_away: 150 - read,
+    }
+    assert read <= STRANGER_READS_AT_ONCE
+    last = answers[-1]
+    assert (last.status, last.header("payment-required")) == (503, None)
+    assert last.header("retry-after")
+    assert (await shop.ask(shop.alice.pay())).status == 200, "who paid before is no stranger"
+    newcomer = invented(shop, 1_000)
+    shop.ledger.give(newcomer.address)
+    header = newcomer.pay()
+    assert (await shop.ask(header)).status == 503
+    still.now += 1
+    assert (await shop.ask(header)).status == 200, "the same payment is good when there is room"
+    await shop.wall.close()
+
+
+async def test_case_36_a_customer_of_one_worker_is_one_at_all_of_them() -> None:
+    still = Clock()
+    shop = await shop_with(clock=still)
+    other = provider(
+        answering(), chain=shop.ledger, store=shop.store, prices={"/priced": PRICED}, clock=still
+    )
+    assert (await shop.ask(shop.alice.pay())).status == 200
+    await shop.settle()
+    for number in range(STRANGER_READS_AT_ONCE):
+        await ask(other, "/priced", headers=paying(invented(shop, number).pay()))
+    refused = await ask(other, "/priced", headers=paying(invented(shop, 1_000).pay()))
+    assert (refused.status, refused.json["error"]) == (503, "too_many_unknown_payers")
+    assert (await ask(other, "/priced", headers=paying(shop.alice.pay()))).status == 200
+    await shop.wall.close()
 
 
 # -- Released ------------------------------------------------------------------------------------

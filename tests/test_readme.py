@@ -84,6 +84,7 @@ def test_the_short_list_of_limits_is_what_the_limits_are() -> None:
         "the withdraw delay": "{MIN_WITHDRAW_DELAY_SECONDS} to {MAX_WITHDRAW_DELAY_SECONDS} "
         "seconds",
         "deposits and refunds of one payer without use": "{DEPOSITS_PER_HOUR} an hour",
+        "the same of all payers together": "{ALL_DEPOSITS_PER_HOUR} an hour",
         "channels of one payer": "{CHANNELS_PER_PAYER}",
         "readings of the chain for strangers": "{STRANGER_READS_PER_SECOND} a second",
         "rows in one claim": "{MAX_CLAIM_ROWS}",

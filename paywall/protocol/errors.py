@@ -133,10 +133,20 @@ class Reason(Enum):
         429,
         "This payer has too many channels here: use one of them, or have one refunded.",
     )
+    TOO_MANY_DEPOSITS_IN_ALL = (
+        "too_many_deposits_in_all",
+        503,
+        "Too many new payers make deposits here just now: send the same payment again later.",
+    )
     TOO_MANY_STRANGERS = (
         "too_many_unknown_channels",
         503,
         "Too many unknown channels are asked for: send the same payment again in a moment.",
+    )
+    TOO_MANY_NEW_PAYERS = (
+        "too_many_unknown_payers",
+        503,
+        "Too many who never paid here ask at once: send the same payment again in a moment.",
     )
     PAYER_BALANCE = (_EVM + "insufficient_balance", 402, "The payer has too little of the token.")
     CHANNEL_NOT_FOUND = (_EVM + "channel_not_found", 402, "No funded channel has this id.")

@@ -41,7 +41,8 @@ MIN_PAYMENT_ID_CHARS: Final = 16
 MAX_PAYMENT_ID_CHARS: Final = 128
 """A longer payment id is refused."""
 STRANGER_READS_PER_SECOND: Final = 20
-"""Readings of the chain for channels that nobody knows: a signature under one costs nothing."""
+"""Readings of the chain for channels that nobody knows and for a payer's first transfers: to sign
+costs nothing."""
 STRANGER_READS_AT_ONCE: Final = 100
 """How many of these readings may come at once, after a pause."""
 STRANGER_SECONDS: Final = 5
@@ -115,6 +116,8 @@ STORE_BUSY_SECONDS: Final = 10
 # -- Deposits ------------------------------------------------------------------------------------
 DEPOSITS_PER_HOUR: Final = 100
 """Deposits and refunds of one payer that follow no use of the last one (`deposits_per_hour`)."""
+ALL_DEPOSITS_PER_HOUR: Final = 1000
+"""The same of all payers together (`all_deposits_per_hour`): what a crowd of new ones may cost."""
 CHANNELS_PER_PAYER: Final = 64
 """Channels that one payer may have filled (`channels_per_payer`)."""
 TURN_WAIT_SECONDS: Final = 10
@@ -217,6 +220,7 @@ MAX_BATCH_VERBS: Final = 1024
 assert MAX_HOLDS < WINDOW_VOUCHERS, "every voucher in flight must fit into the window"
 assert 2 * HOLD_RENEW_SECONDS < HOLD_SECONDS, "one missed renewal must not drop a hold"
 assert len(str(UINT128_MAX)) == MAX_AMOUNT_DIGITS
+assert DEPOSITS_PER_HOUR <= ALL_DEPOSITS_PER_HOUR
 assert REFUND_HOLD_SECONDS > 2 * CHAIN_TIMEOUT_SECONDS, "a refund must outlive its transactions"
 assert 2 * CLAIM_AGAIN_LEAVING_SECONDS < MIN_WITHDRAW_DELAY_SECONDS // 3
 assert MIN_WITHDRAW_DELAY_SECONDS // REQUEST_DELAY_SHARE > 2 * HOLD_SECONDS

@@ -5,6 +5,9 @@ channels without buying anything is a drain. What counts is therefore what bring
 deposit into a channel, one that follows no use of the last, and every refund. A payer that has
 bought for a while since its last deposit may top up, however early and often.
 
+Addresses cost nothing to make, so the same is counted of all payers together, and bounded too. A
+refund to who has bought for a while is not among those: a crowd cannot keep a customer's money.
+
 The rate is the generic cell rate algorithm: one number, the time at which the payer would be back
 to a clean slate. Source: ITU-T I.371, "Generic cell rate algorithm".
 """
@@ -15,23 +18,35 @@ from typing import Final
 import msgspec
 
 from paywall.protocol.errors import ConfigurationError, Reason, Refused
-from paywall.protocol.limits import CHANNELS_PER_PAYER, DEPOSITS_PER_HOUR
+from paywall.protocol.limits import (
+    ALL_DEPOSITS_PER_HOUR,
+    CHANNELS_PER_PAYER,
+    DEPOSITS_PER_HOUR,
+)
 
 HOUR_MS: Final = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class PayerLimits:
-    """For each payer: errands an hour (all of them at once, if it likes), and funded channels."""
+    """For each payer: errands an hour (all of them at once, if it likes), and funded channels.
+
+    `all_errands_per_hour` is for all of them together.
+    """
 
     errands_per_hour: int = DEPOSITS_PER_HOUR
     channels: int = CHANNELS_PER_PAYER
+    all_errands_per_hour: int = ALL_DEPOSITS_PER_HOUR
 
     def __post_init__(self) -> None:
         if not 0 < self.errands_per_hour <= 100_000 or not 0 < self.channels <= 1000:
             raise ConfigurationError(
                 "a payer needs at least one deposit an hour and one channel;"
                 " at most 100000 and 1000 are counted"
+            )
+        if not 0 < self.all_errands_per_hour <= 3_600_000:
+            raise ConfigurationError(
+                "all payers together need at least one deposit an hour; at most 3600000 are counted"
             )
 
 
@@ -58,11 +73,21 @@ def decode(data: bytes | None) -> Account:
 
 
 def counted(account: Account, limits: PayerLimits, now_ms: int) -> Account:
-    """With one errand more. Raises Refused when there were too many."""
-    each_ms = HOUR_MS // limits.errands_per_hour
+    """With one errand more of this payer. Raises Refused when there were too many."""
+    return _counted(account, limits.errands_per_hour, now_ms, Reason.TOO_MANY_DEPOSITS)
+
+
+def counted_in_all(crowd: Account, limits: PayerLimits, now_ms: int) -> Account:
+    """With one errand more in the account of all payers. Raises Refused."""
+    most = limits.all_errands_per_hour
+    return _counted(crowd, most, now_ms, Reason.TOO_MANY_DEPOSITS_IN_ALL)
+
+
+def _counted(account: Account, per_hour: int, now_ms: int, reason: Reason) -> Account:
+    each_ms = HOUR_MS // per_hour
     clean_at_ms = max(account.clean_at_ms, now_ms) + each_ms
-    if clean_at_ms - now_ms > each_ms * limits.errands_per_hour:
-        raise Refused(Reason.TOO_MANY_DEPOSITS)
+    if clean_at_ms - now_ms > each_ms * per_hour:
+        raise Refused(reason)
     return msgspec.structs.replace(account, clean_at_ms=clean_at_ms)
 
 
@@ -77,6 +102,13 @@ def with_channel(
     """With a channel that is filled now, and without those that are closed."""
     others = {other: then for other, then in account.channels.items() if other not in closed}
     return msgspec.structs.replace(account, channels={**others, channel_id: charged})
+
+
+def emptied(account: Account, channel_id: bytes, charged: int) -> Account:
+    """With a channel that is refunded now: what was bought from it has had its errand."""
+    if channel_id not in account.channels:
+        return account
+    return with_channel(account, channel_id, charged, frozenset())
 
 
 def bought(account: Account, channel_id: bytes, charged: int) -> int:

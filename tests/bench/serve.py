@@ -110,6 +110,7 @@ def _terms(settings: Settings) -> dict[str, Any]:
         "exact_minimum": PRICED,
         "collect": None,
         "deposits_per_hour": 1000,  # one payer plays all customers
+        "all_deposits_per_hour": 1_000_000,
         "channels_per_payer": 1000,
     }
 

@@ -217,6 +217,7 @@ class Agent:
     config: ChannelConfig = CONFIG
     clock: Callable[[], float] = time.time
     key: PrivateKey = DELEGATE
+    payer_key: PrivateKey = PAYER
     channel_id: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -229,7 +230,7 @@ class Agent:
         before = int(self.clock()) + 300
         unsigned = batch.Deposit(self.channel_id, self.config, amount, 0, before, salt, b"")
         digest = unsigned.authorization().receive_digest(TERMS.token_domain())
-        return replace(unsigned, signature=eip712.sign(PAYER, digest))
+        return replace(unsigned, signature=eip712.sign(self.payer_key, digest))
 
     def pay(self, total: int, price: int = PRICE) -> str:
         """A payment header with a voucher."""
