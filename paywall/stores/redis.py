@@ -19,8 +19,6 @@ from hashlib import sha256
 from typing import Final, Never, cast
 
 from paywall.protocol.channel import (
-    HOLD_MS,
-    REFUND_MS,
     ChainState,
     Channel,
     ChannelConfig,
@@ -31,15 +29,8 @@ from paywall.protocol.channel import (
 )
 from paywall.protocol.errors import HoldLost, Reason, Refused, StoreUnavailable
 from paywall.protocol.ledger import Row
-from paywall.protocol.limits import (
-    ANSWER_SECONDS,
-    HOLD_SECONDS,
-    MAX_HOLDS,
-    REMEMBERED_CHARGES,
-    WINDOW_VOUCHERS,
-)
 from paywall.protocol.once import AnsweredBefore, RefusedBefore, Ticket
-from paywall.stores import redis_index, redis_records
+from paywall.stores import redis_commands, redis_index, redis_records
 from paywall.stores.redis_calls import Calls
 from paywall.stores.redis_check import check
 from paywall.stores.redis_leases import RedisLeases
@@ -50,15 +41,6 @@ from paywall.stores.redis_scripts import Script, scripts
 from paywall.stores.redis_tallies import RedisTallies
 from paywall.stores.redis_url import RedisUrl, parse_redis_url
 from paywall.stores.redis_wire import Reply
-
-_ANSWER_MS: Final = b"%d" % (1000 * ANSWER_SECONDS)
-_STARTED_MS: Final = b"%d" % (1000 * (ANSWER_SECONDS + HOLD_SECONDS))
-_HOLD_MS: Final = b"%d" % HOLD_MS
-_WINDOW: Final = b"%d" % WINDOW_VOUCHERS
-_HALF_WINDOW: Final = b"%d" % (WINDOW_VOUCHERS // 2)
-_MAX_HOLDS: Final = b"%d" % MAX_HOLDS
-_REMEMBERED: Final = b"%d" % REMEMBERED_CHARGES
-"""Bounds as they are sent with every request."""
 
 _REFUSALS: Final = {
     b"conflict": Reason.PAYMENT_ID_REUSED,
@@ -79,7 +61,6 @@ class RedisStore(RedisLeases, RedisTallies):
         self._url = url
         self._scripts = scripts()
         self._tags = [f"{url.prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
-        self._dues = [tag + b"due" for tag in self._tags]
         self._logs = [tag + b"log" for tag in self._tags]
         self._slots = [slot_of(b"%02x" % bucket) for bucket in range(BUCKETS)]
         self._calls: Calls | None = None
@@ -116,7 +97,7 @@ class RedisStore(RedisLeases, RedisTallies):
     async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
         key = self._key(channel_id)
         keys = (key + b":h", _entry(key, ticket))
-        words = await self._run("refuse", channel_id, keys, (ticket.fingerprint, _ANSWER_MS))
+        words = await self._run("refuse", channel_id, keys, (ticket.fingerprint,))
         if words != [b"ok"]:
             _raise(words, channel_id)
 
@@ -129,17 +110,11 @@ class RedisStore(RedisLeases, RedisTallies):
         ticket: Ticket | None = None,
     ) -> Standing:
         assert price > 0
-        reply = await self._ask(
-            self._script("reserve"),
-            channel_id,
-            self._keys(channel_id, ticket),
-            (
-                *(b"%d" % voucher.amount, voucher.signature, b"%d" % price, request),
-                *(_HOLD_MS, _WINDOW, _MAX_HOLDS, channel_id),
-                *(ticket.fingerprint if ticket else b"", _STARTED_MS),
-            ),
-            strict=True,
+        script, bucket = self._script("reserve"), channel_id[0]
+        command = redis_commands.reserve(
+            script, self._tags[bucket], channel_id, voucher, price, request, ticket
         )
+        reply = await self._opened().send(command, self._slots[bucket], script, strict=True)
         if isinstance(reply, bytes):
             return redis_records.standing(reply)
         _raise(cast("list[bytes]", reply), channel_id)
@@ -154,15 +129,11 @@ class RedisStore(RedisLeases, RedisTallies):
         line: bytes = b"",
     ) -> Standing:
         assert amount >= 0
-        reply = await self._ask(
-            self._script("charge"),
-            channel_id,
-            (*self._keys(channel_id, ticket), self._logs[channel_id[0]]),
-            (
-                *(request, b"%d" % amount, _REMEMBERED, _HALF_WINDOW, channel_id),
-                *(ticket.fingerprint if ticket else b"", answer, _ANSWER_MS, line),
-            ),
+        script, bucket = self._script("charge"), channel_id[0]
+        command = redis_commands.charge(
+            script, self._tags[bucket], channel_id, request, amount, line, ticket, answer
         )
+        reply = await self._opened().send(command, self._slots[bucket], script)
         if isinstance(reply, bytes):
             return redis_records.standing(reply)
         assert reply != [b"above"], "a charge is never above its price"
@@ -170,15 +141,15 @@ class RedisStore(RedisLeases, RedisTallies):
 
     async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
         key = self._key(channel_id)
-        keys = (key, key + b":h", _entry(key, ticket))
-        await self._run("release", channel_id, keys, (request, 1 if ticket else 0))
+        keys = (key, key + b":h", *([_entry(key, ticket)] if ticket else ()))
+        await self._run("release", channel_id, keys, (request,))
 
     async def renew(self, holds: list[tuple[bytes, str]]) -> None:
         requests: dict[bytes, list[str]] = defaultdict(list)
         for channel_id, request in holds:
             requests[channel_id].append(request)
         renewals = (
-            self._run("renew", channel_id, (self._key(channel_id) + b":h",), (_HOLD_MS, *names))
+            self._run("renew", channel_id, (self._key(channel_id) + b":h",), names)
             for channel_id, names in requests.items()
         )
         await asyncio.gather(*renewals)
@@ -218,7 +189,7 @@ class RedisStore(RedisLeases, RedisTallies):
     ) -> Channel:
         wanted = "" if amount is None else str(max(amount, 0))
         shown = (str(voucher.amount), voucher.signature) if voucher else ("", b"")
-        arguments = (*shown, wanted, request, REFUND_MS)
+        arguments = (*shown, wanted, request)
         return await self._change("begin_refund", channel_id, arguments)
 
     async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
@@ -271,11 +242,6 @@ class RedisStore(RedisLeases, RedisTallies):
         key = self._key(channel_id)
         return key, key + b":h"
 
-    def _keys(self, channel_id: bytes, ticket: Ticket | None) -> tuple[bytes, ...]:
-        """What a request touches."""
-        key, due = self._key(channel_id), self._dues[channel_id[0]]
-        return key, key + b":h", due, _entry(key, ticket)
-
     def _opened(self) -> Calls:
         if self._calls is None:
             raise StoreUnavailable("the store is not open")
@@ -309,9 +275,9 @@ class RedisStore(RedisLeases, RedisTallies):
         return cast("list[bytes]", await self._ask(self._script(name), channel_id, keys, arguments))
 
 
-def _entry(key: bytes, ticket: Ticket | None) -> bytes:
-    """Where a payment's id is remembered; any key of the channel when there is none."""
-    return key + b":a:" + ticket.payment_id.encode() if ticket else key
+def _entry(key: bytes, ticket: Ticket) -> bytes:
+    """Where a payment's id is remembered."""
+    return key + b":a:" + ticket.payment_id.encode()
 
 
 def _whole(channel_id: bytes, rest: Sequence[object], now_ms: int = 0) -> Channel:

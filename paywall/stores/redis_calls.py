@@ -103,16 +103,17 @@ class Calls:
         strict: bool = False,
     ) -> "asyncio.Future[Reply]":
         """Runs a script on the master of a slot."""
-        packed = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        return self._start(packed, slot, script, strict)
+        command = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        return self.send(command, slot, script, strict)
 
     def ask(self, slot: int, *words: str | bytes | int) -> "asyncio.Future[Reply]":
         """Sends a command to the master of a slot."""
-        return self._start(pack(*words), slot, None, False)
+        return self.send(pack(*words), slot)
 
-    def _start(
-        self, packed: bytes, slot: int, script: Script | None, strict: bool
+    def send(
+        self, command: bytes, slot: int, script: Script | None = None, strict: bool = False
     ) -> "asyncio.Future[Reply]":
+        """Sends a command, as it is written, to the master of a slot."""
         if self._closed:
             raise StoreUnavailable("the store is not open")
         lane = self.nodes.lane(slot)
@@ -120,7 +121,7 @@ class Calls:
             raise StoreUnavailable(f"{self._url.show()}: too many verbs wait for an answer")
         reply: asyncio.Future[Reply] = self._loop.create_future()
         give_up_at = self._loop.time() + self._url.timeout_seconds
-        lane.submit(Call(packed, reply, script, slot, strict, give_up_at))
+        lane.submit(Call(command, reply, script, slot, strict, give_up_at))
         return reply
 
     async def close(self) -> None:

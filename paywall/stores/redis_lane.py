@@ -92,7 +92,7 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Calls without an answer."""
-        return len(self._queue) + (self._wire.waiting if self._wire else 0)
+        return len(self._queue) + (len(self._wire.sent) if self._wire else 0)
 
     def submit(self, call: Call) -> None:
         """Sends the call with all others of this turn of the event loop."""

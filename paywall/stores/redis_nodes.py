@@ -58,13 +58,13 @@ class OneServer:
     def __init__(self, url: RedisUrl, make: MakeLane) -> None:
         self._lanes: dict[Place, Lane] = {}
         self._make = make
-        self._place = url.addresses[0]
+        self._master = self.at(url.addresses[0])
 
     async def find(self) -> None:
         """It is where it always was."""
 
     def lane(self, slot: int) -> Lane:
-        return self.at(self._place)
+        return self._master
 
     def moved(self, slot: int, place: Place) -> None:
         """Only a cluster says so."""
@@ -106,7 +106,7 @@ class SentinelMaster(OneServer):
         finally:
             for sentinel in self._sentinel.sentinels:
                 await sentinel.aclose()
-        self._place = (host, int(port))
+        self._master = self.at((host, int(port)))
 
 
 class Cluster:

@@ -1,16 +1,48 @@
-"""The verbs as Lua: one script each, every one behind the same prelude.
+"""The verbs as Lua: one script each, behind what it uses of the prelude and of our bounds.
 
 A script is known to a server by its hash. It is loaded when a connection is made; a server that
 has lost its scripts since (flushed, restarted, failed over) says so, and is given it again.
+
+A server makes every function of a script anew each time it runs it, whether it is called or not, so
+a script has none that it does not name. Bounds are a part of its text: workers that were given
+others run another script, and none is sent with a request.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
+from paywall.protocol.channel import HOLD_MS, REFUND_MS
+from paywall.protocol.limits import (
+    ANSWER_SECONDS,
+    HOLD_SECONDS,
+    MAX_HOLDS,
+    REMEMBERED_CHARGES,
+    WINDOW_VOUCHERS,
+)
+
 _FOLDER: Final = files("paywall.stores") / "lua"
+
+_BOUNDS: Final = {
+    "ANSWER_MS": 1000 * ANSWER_SECONDS,
+    "STARTED_MS": 1000 * (ANSWER_SECONDS + HOLD_SECONDS),
+    "HOLD_MS": HOLD_MS,
+    "REFUND_MS": REFUND_MS,
+    "WINDOW": WINDOW_VOUCHERS,
+    "MAX_HOLDS": MAX_HOLDS,
+    "REMEMBERED": REMEMBERED_CHARGES,
+}
+"""What the scripts call by name."""
+
+_COMMENT: Final = re.compile(rb"^ *--.*\n", re.MULTILINE)
+_PIECE: Final = re.compile(
+    rb"^local (?:function )?(\w+).*?(?=^local |\Z)", re.MULTILINE | re.DOTALL
+)
+_WORD: Final = re.compile(rb"(?<!\w\.)\b[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,10 +70,34 @@ def make(name: str, text: bytes) -> Script:
 
 
 def source(name: str) -> bytes:
-    return (_FOLDER / f"{name}.lua").read_bytes()
+    """A file as it stands, without its comments."""
+    return _COMMENT.sub(b"", (_FOLDER / f"{name}.lua").read_bytes())
+
+
+@cache
+def prelude() -> dict[str, bytes]:
+    """What a verb may use, by name: each uses at most what stands before it."""
+    bounds = {name: b"local %b = %d\n" % (name.encode(), value) for name, value in _BOUNDS.items()}
+    pieces = _PIECE.finditer(source("prelude"))
+    return bounds | {piece[1].decode(): piece[0] for piece in pieces}
+
+
+def whole_text(name: str, pieces: dict[str, bytes]) -> bytes:
+    """A verb, behind those pieces that it names, or that one of them names."""
+    verb = source(name)
+    return b"".join([*reversed([*_needed(verb, pieces)]), verb])
+
+
+def _needed(verb: bytes, pieces: dict[str, bytes]) -> Iterator[bytes]:
+    """The last first."""
+    named = set(_WORD.findall(verb))
+    for name, piece in reversed(pieces.items()):
+        if name.encode() in named:
+            named.update(_WORD.findall(piece))
+            yield piece
 
 
 @cache
 def scripts() -> dict[str, Script]:
     """All of them by name."""
-    return {name: make(name, source("prelude") + source(name)) for name in READING + WRITING}
+    return {name: make(name, whole_text(name, prelude())) for name in READING + WRITING}

@@ -10,10 +10,10 @@ from typing import Final, cast
 
 from paywall.stores import Store
 from paywall.stores.redis import RedisStore
-from paywall.stores.redis_scripts import make, source
+from paywall.stores.redis_scripts import make, prelude, whole_text
 from paywall.stores.slips import Found, Slips
 
-_SCRIPT: Final = replace(make("slip", source("prelude") + source("slip")), writes=True)
+_SCRIPT: Final = replace(make("slip", whole_text("slip", prelude())), writes=True)
 
 
 def slips_of(store: Store) -> Slips | None:

@@ -88,7 +88,7 @@ class Wire(asyncio.Protocol):
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._sent: deque[Call | None] = deque()
+        self.sent: deque[Call | None] = deque()
         """What awaits an answer, oldest first; None stands for a WAIT."""
         self._withheld: list[tuple[Call, Reply]] = []
         """Answers that wait for replicas."""
@@ -102,16 +102,12 @@ class Wire(asyncio.Protocol):
         self._idle.set()
         self._transport = connection.lend(self)
 
-    @property
-    def waiting(self) -> int:
-        return len(self._sent)
-
     def send(self, calls: list[Call]) -> None:
         packed = [call.packed for call in calls]
-        self._sent.extend(calls)
+        self.sent.extend(calls)
         if self._replicas and any(call.script and call.script.writes for call in calls):
             packed.append(self._wait)
-            self._sent.append(None)
+            self.sent.append(None)
         self._transport.write(b"".join(packed))
         self._watch()
 
@@ -140,12 +136,12 @@ class Wire(asyncio.Protocol):
                 self._take(reply)
         except (hiredis.ProtocolError, IndexError) as error:
             self._end(ConnectionError(f"it does not speak Redis ({error})"))
-        if not self._sent:
+        if not self.sent:
             self._idle.set()
 
     def _take(self, reply: Reply | hiredis.ReplyError) -> None:
         self._answered += 1
-        call = self._sent.popleft()
+        call = self.sent.popleft()
         if call is None:
             self._acknowledge(reply)
         elif isinstance(reply, hiredis.ReplyError):
@@ -190,7 +186,7 @@ class Wire(asyncio.Protocol):
     def _overdue(self, answered: int) -> None:
         """Gives the server up when nothing at all has arrived since then."""
         self._timer = None
-        if self._sent:
+        if self.sent:
             if self._answered == answered:
                 self._end(TimeoutError("it does not answer in time"))
             else:
@@ -207,9 +203,9 @@ class Wire(asyncio.Protocol):
         self._connection._close()
         if self._timer:
             self._timer.cancel()
-        calls = [call for call, _ in self._withheld] + [call for call in self._sent if call]
+        calls = [call for call, _ in self._withheld] + [call for call in self.sent if call]
         self._withheld.clear()
-        self._sent.clear()
+        self.sent.clear()
         self._idle.set()
         self._owner.lost(calls, error)
 

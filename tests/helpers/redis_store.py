@@ -13,14 +13,14 @@ from paywall.protocol.channel import ChainState, Channel, Standing
 from paywall.protocol.errors import StoreUnavailable
 from paywall.stores import Store, open_store
 from paywall.stores.redis import RedisStore
-from paywall.stores.redis_scripts import Script, make, source
+from paywall.stores.redis_scripts import Script, make, prelude, whole_text
 from paywall.stores.redis_url import parse_redis_url
 
 
 @lru_cache(maxsize=64)
 def _script_at(name: str, now_ms: int) -> Script:
     clock = f"local function now_ms() return {now_ms} end\n".encode()
-    return make(name, source("prelude") + clock + source(name))
+    return make(name, whole_text(name, {**prelude(), "now_ms": clock}))
 
 
 class TimedRedisStore(RedisStore):

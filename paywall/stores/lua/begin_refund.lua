@@ -1,7 +1,6 @@
 -- Sets aside what goes back to the payer, under a zero-charge voucher that ends all earlier ones.
 -- KEYS  record, holds, channels that owe
--- ARGV  channel id, voucher amount ('' for the one that is known), signature, amount ('' for all that is left), request,
---       ms that it is kept
+-- ARGV  channel id, voucher amount ('' for the one that is known), signature, amount ('' for all that is left), request
 local key, holds = KEYS[1], KEYS[2]
 local id, voucher, signature, amount, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
@@ -38,7 +37,7 @@ if voucher ~= '' then
   r.v, r.g = voucher, signature
 end
 r.w, r.n, r.f = ' ', 0, floor
-r.ra, r.rx, r.rq = amount, integer(now + ARGV[6]), request
+r.ra, r.rx, r.rq = amount, integer(now + REFUND_MS), request
 save(key, r)
 -- Last, because a server without memory lets a script go on that has begun with freeing some.
 drop(holds, expired)

@@ -1,4 +1,6 @@
--- What every script begins with: exact decimal amounts, the clock, and the channel's record.
+-- What scripts begin with, each with what it uses: exact decimal amounts, the clock, and the channel's
+-- record. A server makes every function of a script anew when it runs it, so what is rare stands inside
+-- of what is rare.
 --
 -- An amount is a decimal string of up to 39 digits without leading zeros, because a Lua number is
 -- exact only to 2^53. Short ones are added as numbers, long ones in limbs of 14 digits.
@@ -27,8 +29,6 @@
 -- A script that refuses has written nothing, and nor has one that fails, on a key of a wrong type or
 -- for lack of memory: keys are read, and indexes written, before anything else is.
 
-local LIMB = 14
-
 local function less(a, b)
   if #a ~= #b then return #a < #b end
   return a < b
@@ -38,63 +38,45 @@ local function max(a, b)
   return less(a, b) and b or a
 end
 
-local function limb(text, at)
-  if at < 1 then return 0 end
-  return tonumber(string.sub(text, math.max(1, at - LIMB + 1), at))
-end
-
-local function trimmed(limbs)
-  local text = string.gsub(table.concat(limbs), '^0+', '')
-  return text == '' and '0' or text
-end
+local LIMB = 14
 
 local function integer(number)
   return string.format('%.0f', number)
 end
 
-local function add(a, b)
-  if b == '0' then return a elseif a == '0' then return b end
-  if #a <= LIMB and #b <= LIMB then return integer(tonumber(a) + tonumber(b)) end
+-- a + sign * b, where that is not below 0.
+local function in_limbs(a, b, sign)
+  local function limb(text, at)
+    if at < 1 then return 0 end
+    return tonumber(string.sub(text, math.max(1, at - LIMB + 1), at))
+  end
   local out, carry, i, j = {}, 0, #a, #b
-  while i > 0 or j > 0 or carry > 0 do
-    local sum = limb(a, i) + limb(b, j) + carry
-    carry = sum >= 1e14 and 1 or 0
+  while i > 0 or j > 0 or carry ~= 0 do
+    local sum = limb(a, i) + sign * limb(b, j) + carry
+    carry = math.floor(sum / 1e14)
     table.insert(out, 1, string.format('%014.0f', sum - carry * 1e14))
     i, j = i - LIMB, j - LIMB
   end
-  return trimmed(out)
+  local text = string.gsub(table.concat(out), '^0+', '')
+  return text == '' and '0' or text
+end
+
+local function add(a, b)
+  if b == '0' then return a elseif a == '0' then return b end
+  if #a <= LIMB and #b <= LIMB then return integer(a + b) end
+  return in_limbs(a, b, 1)
 end
 
 -- a - b, for a >= b.
 local function sub(a, b)
   if b == '0' then return a elseif a == b then return '0' end
-  if #a <= LIMB then return integer(tonumber(a) - tonumber(b)) end
-  local out, borrow, i, j = {}, 0, #a, #b
-  while i > 0 do
-    local rest = limb(a, i) - limb(b, j) - borrow
-    borrow = rest < 0 and 1 or 0
-    table.insert(out, 1, string.format('%014.0f', rest + borrow * 1e14))
-    i, j = i - LIMB, j - LIMB
-  end
-  return trimmed(out)
+  if #a <= LIMB then return integer(a - b) end
+  return in_limbs(a, b, -1)
 end
 
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local function words(text)
-  local list = {}
-  for word in string.gmatch(text, '%S+') do
-    list[#list + 1] = word
-  end
-  return list
-end
-
-local function listed(list)
-  if #list == 0 then return ' ' end
-  return ' ' .. table.concat(list, ' ') .. ' '
 end
 
 local function has(list, word)
@@ -106,17 +88,13 @@ local function parsed(hold)
   return price, amount, tonumber(deadline)
 end
 
-local WORDS = '^\1' .. string.rep('(%S+) ', 20) .. '\n()'
+local WORDS = '^\1(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) \n()'
 local SIGNATURE = 65
 
 -- Fails as Redis does for a key of another type: it is somebody else's, or of a version to come.
 local function foreign(key)
   redis.call('LLEN', key)
   error('a key of ours is of another type')
-end
-
-local function given(word)
-  if word ~= '-' then return word end
 end
 
 -- The record as it is written.
@@ -132,8 +110,13 @@ local function save(key, r)
   redis.call('SET', key, packed(r))
 end
 
--- A record from when records were hashes, as it would be written now.
-local function converted(key)
+-- The record as its owner reads it, or nil for an unknown channel. By GETEX, which changes nothing, a
+-- script counts as one that writes from then on: a server without memory lets it go on.
+local function text_of(key, command)
+  local text = redis.pcall(command or 'GET', key)
+  if not text then return nil end
+  if type(text) == 'string' then return text end
+  -- A record from when records were hashes, as it would be written now.
   if redis.call('TYPE', key).ok ~= 'hash' then foreign(key) end
   local flat, r = redis.call('HGETALL', key), {}
   for at = 1, #flat, 2 do
@@ -144,40 +127,24 @@ local function converted(key)
   return packed(r)
 end
 
--- The record as its owner reads it, or nil for an unknown channel.
-local function text_of(key)
-  local text = redis.pcall('GET', key)
-  if not text then return nil end
-  if type(text) == 'table' then return converted(key) end
-  return text
-end
-
--- What stands from `at` to the end of its line, and where the next one begins.
-local function line_at(key, text, at)
-  local stop = string.find(text, '\n', at, true)
-  if not stop then foreign(key) end
-  return string.sub(text, at, stop - 1), stop + 1
-end
-
 -- The record as a table, or nil for an unknown channel.
-local function load(key)
-  local text = text_of(key)
+local function load(key, command)
+  local text = text_of(key, command)
   if not text then return nil end
-  local r, at = {}, nil
-  r.b, r.k, r.c, r.v, r.f, r.n, r.hp, r.hn, r.he, r.wa, r.wt, r.dl, r.rd, r.rn, r.bl, r.u, r.ra, r.rx,
-    r.rq, r.pv, at = string.match(text, WORDS)
-  if not at then foreign(key) end
-  r.w, at = line_at(key, text, at)
-  r.d, at = line_at(key, text, at)
-  r.v, r.ra, r.rx, r.rq, r.pv = given(r.v), given(r.ra), given(r.rx), given(r.rq), given(r.pv)
-  if r.v then
-    r.g, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE
-  end
-  if r.pv then
-    r.pg, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE
-  end
-  r.s = string.sub(text, at)
-  return r
+  local b, k, c, v, f, n, hp, hn, he, wa, wt, dl, rd, rn, bl, u, ra, rx, rq, pv, at =
+    string.match(text, WORDS)
+  local w_end = at and string.find(text, '\n', at, true)
+  local d_end = w_end and string.find(text, '\n', w_end + 1, true)
+  if not d_end then foreign(key) end
+  local w, d, g, pg = string.sub(text, at, w_end - 1), string.sub(text, w_end + 1, d_end - 1), nil, nil
+  at = d_end + 1
+  if v == '-' then v = nil else g, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE end
+  if pv == '-' then pv = nil else pg, at = string.sub(text, at, at + SIGNATURE - 1), at + SIGNATURE end
+  if ra == '-' then ra, rx, rq = nil, nil, nil end
+  -- Made in one piece, for one that grows is moved each time.
+  return {b = b, k = k, c = c, v = v, f = f, n = n, hp = hp, hn = hn, he = he, wa = wa, wt = wt, dl = dl,
+    rd = rd, rn = rn, bl = bl, u = u, ra = ra, rx = rx, rq = rq, pv = pv, w = w, d = d, g = g, pg = pg,
+    s = string.sub(text, at)}
 end
 
 -- A voucher that is good again.
@@ -212,6 +179,14 @@ local function drop(holds, expired)
   if #expired > 0 then redis.call('HDEL', holds, unpack(expired)) end
 end
 
+-- The id that a record's key ends with, in hexadecimal digits.
+local function id_of(key)
+  local id = string.gsub(string.sub(key, -64), '%x%x', function(digits)
+    return string.char(tonumber(digits, 16))
+  end)
+  return id
+end
+
 -- Keeps the channel in the index while it owes something that a signature proves.
 local function index(due, id, voucher, charged, claimed)
   if voucher and charged ~= claimed then
@@ -234,7 +209,7 @@ local function entry_of(key)
   end
   local expires, request, total, at = string.match(text, '^(%d+) (%S+) (%S+) ()')
   if not at then foreign(key) end
-  total = given(total)
+  if total == '-' then total = nil end
   return string.sub(text, at, at + 31), request, tonumber(expires), total,
     total and string.sub(text, at + 32)
 end

@@ -1,33 +1,26 @@
 -- Admits a request: holds its price and remembers its voucher, or says why not.
--- KEYS  record, holds, channels that owe, entry of the payment's id (the record when there is none)
--- ARGV  voucher amount, signature, price, request, hold ms, window, most holds, channel id,
---       fingerprint ('' without an id), ms that an entry lives
-local key, holds, due, entry_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local amount, signature, price, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local hold_ms, window, most_holds = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local id, fingerprint, entry_ms = ARGV[8], ARGV[9], ARGV[10]
+-- KEYS  record, holds, channels that owe, entry of the payment's id if it has one
+-- ARGV  voucher amount, signature, price, request, fingerprint if it has an id
+local key, holds, entry_key = KEYS[1], KEYS[2], KEYS[4]
+local amount, signature, price, request, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
 local r = load(key)
 if not r then return {'unknown'} end
 
-if fingerprint ~= '' then
+if fingerprint then
   local answer = once(entry_key, holds, fingerprint, request, now)
   if answer then return answer end
-end
-
-local function admitted()
-  if fingerprint ~= '' then
-    keep_entry(entry_key, fingerprint, request, now, entry_ms)
-  end
-  return standing(r)
 end
 
 -- A channel that serves nothing has no holds, and a key that is not there is dear to look for.
 local mine = r.hn ~= '0' and redis.call('HGET', holds, request)
 if mine then
   local held_price, held_amount = parsed(mine)
-  if held_price == price and held_amount == amount then return admitted() end
-  return refused('PAYMENT_ID_REUSED', key, holds, 0)
+  if held_price ~= price or held_amount ~= amount then
+    return refused('PAYMENT_ID_REUSED', key, holds, 0)
+  end
+  if fingerprint then keep_entry(entry_key, fingerprint, request, now, STARTED_MS) end
+  return standing(r)
 end
 local delay = tonumber(r.dl)
 if now >= r.rd + math.floor(delay * 1000 / 3) then return {'stale'} end
@@ -55,13 +48,13 @@ elseif less(max(amount, signed), wanted) then
 elseif less(r.b, add(wanted, refunding)) then
   -- A voucher from before a withdrawal may promise more than the balance that is left.
   reason = 'EXCEEDS_BALANCE'
-elseif tonumber(r.hn) >= most_holds then
+elseif tonumber(r.hn) >= MAX_HOLDS then
   reason = 'CHANNEL_BUSY'
 end
 if reason then return refused(reason, key, holds, now) end
 
 r.w, r.n = r.w .. amount .. ' ', r.n + 1
-if r.n > window then
+if r.n > WINDOW then
   local lowest = amount
   for other in string.gmatch(r.w, '%d+') do
     if less(other, lowest) then lowest = other end
@@ -69,12 +62,12 @@ if r.n > window then
   r.f = lowest
   forget(r, lowest)
 end
-local deadline = now + hold_ms
+local deadline = now + HOLD_MS
 r.hp, r.hn = add(r.hp, price), r.hn + 1
 if r.he == '0' or deadline < tonumber(r.he) then r.he = integer(deadline) end
 if not r.v and r.c ~= r.k then
-  ours(holds, due)
-  index(due, id, amount, r.c, r.k)
+  ours(holds, KEYS[3])
+  index(KEYS[3], id_of(key), amount, r.c, r.k)
 end
 if not r.v or less(r.v, amount) then r.v, r.g = amount, signature end
 if overdue then r.ra, r.rx, r.rq = nil, nil, nil end
@@ -84,4 +77,5 @@ redis.call('HSET', holds, request, price .. ' ' .. amount .. ' ' .. integer(dead
 save(key, r)
 -- Last, because a server without memory lets a script go on that has begun with freeing some.
 drop(holds, expired)
-return admitted()
+if fingerprint then keep_entry(entry_key, fingerprint, request, now, STARTED_MS) end
+return standing(r)
