@@ -21,7 +21,7 @@ Sources: batch-settlement specification, "Server: State & Forwarding"; its rule 
 (`amount == charged + price`) is one way to satisfy these rules. RFC 6479 for the window.
 """
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from typing import Final, Never
 
 import msgspec
@@ -149,7 +149,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def held(self) -> int:
-        return sum([hold.price for hold in self.holds.values()])
+        return _prices(self.holds)
 
     @property
     def committed(self) -> int:
@@ -209,7 +209,8 @@ def check(channel: Channel) -> Channel:
     assert len(channel.holds) <= MAX_HOLDS, "too many requests in flight"
     assert len(channel.seen) <= WINDOW_VOUCHERS, "the window grew"
     assert len(channel.done) <= REMEMBERED_CHARGES
-    assert all(hold.amount > 0 < hold.price for hold in channel.holds.values())
+    for hold in channel.holds.values():
+        assert hold.amount > 0 < hold.price
     return channel
 
 
@@ -296,7 +297,7 @@ def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> Non
         _refuse(Reason.BELOW_CLAIMED, channel)
     if not _fresh(channel, amount):
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
-    if wanted > max(amount, channel.signed):
+    if wanted > amount and wanted > channel.signed:
         _refuse(Reason.CUMULATIVE_MISMATCH, channel)
     # A voucher from before a withdrawal may promise more than the balance that is left.
     if wanted > left:
@@ -312,51 +313,56 @@ def charge(channel: Channel, request: str, amount: int, remember: bool = True) -
     Charging the same request again, because the first answer was lost, changes nothing; `remember`
     is False when somebody else sees to that.
     """
-    if request not in channel.holds and request in channel.done:
+    hold = channel.holds.get(request)
+    if hold is None and request in channel.done:
         return channel
-    hold = _hold(channel, request)
+    hold = _known(hold)
     assert 0 <= amount <= hold.price, "a charge is never above its price"
-    if amount == 0:
-        channel = release(channel, request)
-    done = (*channel.done, request)[-REMEMBERED_CHARGES:] if remember else channel.done
-    charged = msgspec.structs.replace(
-        channel,
-        charged=channel.charged + amount,
-        holds=_without(channel.holds, request),
-        done=done,
+    charged, holds = channel.charged + amount, _without(channel.holds, request)
+    seen = channel.seen if amount else _good_again(channel.seen, hold.amount)
+    signed = channel.voucher.amount if channel.voucher else charged
+    floor = channel.floor
+    if charged + _prices(holds) == signed:
+        seen, floor = _shortened(seen, floor, holds, signed)
+    done = channel.done
+    if remember:
+        done = done[1 - REMEMBERED_CHARGES :]
+        done += (request,)
+    return msgspec.structs.replace(
+        channel, charged=charged, holds=holds, seen=seen, floor=floor, done=done
     )
-    return _shorten(charged)
 
 
-def _shorten(channel: Channel) -> Channel:
-    """The window, shorter when nothing that was promised is outstanding.
+def _shortened(
+    seen: tuple[int, ...], floor: int, holds: dict[str, Hold], signed: int
+) -> tuple[tuple[int, ...], int]:
+    """The window when nothing that was promised is outstanding.
 
     Then every voucher that was signed has arrived, and only those of running requests can become
     good again, so the floor may rise to just below the lowest of them.
     """
-    if channel.committed != channel.signed:
-        return channel
-    if channel.holds and len(channel.seen) <= WINDOW_VOUCHERS // 2:
-        return channel
-    lowest = min((hold.amount for hold in channel.holds.values()), default=channel.signed + 1)
-    floor = max(channel.floor, lowest - 1)
-    kept = channel.seen[bisect_right(channel.seen, floor) :]
-    return msgspec.structs.replace(channel, floor=floor, seen=kept)
+    if not holds:
+        floor = max(floor, signed)
+    elif len(seen) > WINDOW_VOUCHERS // 2:
+        floor = max(floor, min([hold.amount for hold in holds.values()]) - 1)
+    else:
+        return seen, floor
+    return seen[bisect_right(seen, floor) :], floor
 
 
 def release(channel: Channel, request: str) -> Channel:
     """Drops a hold uncharged and makes its voucher good again. Raises HoldLost."""
-    hold = _hold(channel, request)
+    hold = _known(channel.holds.get(request))
     return msgspec.structs.replace(
         channel,
         holds=_without(channel.holds, request),
-        seen=tuple(amount for amount in channel.seen if amount != hold.amount),
+        seen=_good_again(channel.seen, hold.amount),
     )
 
 
 def renew(channel: Channel, request: str, now_ms: int) -> Channel:
     """Keeps the hold of a request that still runs. Raises HoldLost."""
-    hold = _hold(channel, request)
+    hold = _known(channel.holds.get(request))
     kept = Hold(hold.price, hold.amount, now_ms + HOLD_MS)
     return msgspec.structs.replace(channel, holds={**channel.holds, request: kept})
 
@@ -426,15 +432,25 @@ def _refuse(reason: Reason, channel: Channel) -> Never:
     raise RefusedByChannel(reason, channel)
 
 
-def _hold(channel: Channel, request: str) -> Hold:
-    hold = channel.holds.get(request)
+def _known(hold: Hold | None) -> Hold:
     if hold is None:
         raise HoldLost("the hold of this request is gone")
     return hold
 
 
+def _prices(holds: dict[str, Hold]) -> int:
+    held = 0
+    for hold in holds.values():
+        held += hold.price
+    return held
+
+
 def _without(holds: dict[str, Hold], request: str) -> dict[str, Hold]:
-    return {key: hold for key, hold in holds.items() if key != request}
+    if len(holds) == 1:
+        return {}  # a copy that is emptied would keep its room, in every idle channel
+    left = holds.copy()
+    del left[request]
+    return left
 
 
 def _without_expired(channel: Channel, now_ms: int) -> Channel:
@@ -443,30 +459,41 @@ def _without_expired(channel: Channel, now_ms: int) -> Channel:
     Nothing was charged for such a request, and nothing can be any more, so its voucher is good
     again: a payer that signs one total after the other could not go on without it.
     """
-    if not channel.holds and channel.refunding is None:
-        return channel
-    live = {key: hold for key, hold in channel.holds.items() if hold.deadline_ms > now_ms}
     refunding = channel.refunding
     if refunding and refunding.deadline_ms <= now_ms:
         refunding = None
-    if len(live) == len(channel.holds) and refunding is channel.refunding:
+    dead = [key for key, hold in channel.holds.items() if hold.deadline_ms <= now_ms]
+    if not dead and refunding is channel.refunding:
         return channel
-    dead = {hold.amount for hold in channel.holds.values() if hold.deadline_ms <= now_ms}
-    seen = tuple(amount for amount in channel.seen if amount not in dead)
-    return msgspec.structs.replace(channel, holds=live, seen=seen, refunding=refunding)
+    holds, seen = channel.holds.copy(), channel.seen
+    for key in dead:
+        seen = _good_again(seen, holds.pop(key).amount)
+    return msgspec.structs.replace(channel, holds=holds, seen=seen, refunding=refunding)
+
+
+# -- The window: totals that have come, in ascending order. Most come in that order. ---------------
 
 
 def _fresh(channel: Channel, amount: int) -> bool:
+    seen = channel.seen
     if amount <= channel.floor:
         return False
-    at = bisect_left(channel.seen, amount)
-    return at == len(channel.seen) or channel.seen[at] != amount
+    return not seen or amount > seen[-1] or seen[bisect_left(seen, amount)] != amount
 
 
 def _remember(seen: tuple[int, ...], floor: int, amount: int) -> tuple[tuple[int, ...], int]:
     """The window with one more amount; what falls out below raises the floor."""
-    amounts = [*seen]
-    insort(amounts, amount)
-    if len(amounts) > WINDOW_VOUCHERS:
-        floor = amounts.pop(0)
-    return tuple(amounts), floor
+    if not seen or amount > seen[-1]:
+        seen += (amount,)
+    else:
+        at = bisect_left(seen, amount)
+        seen = (*seen[:at], amount, *seen[at:])
+    if len(seen) > WINDOW_VOUCHERS:
+        return seen[1:], seen[0]
+    return seen, floor
+
+
+def _good_again(seen: tuple[int, ...], amount: int) -> tuple[int, ...]:
+    """The window without an amount; it may have fallen out of it already."""
+    at = bisect_left(seen, amount)
+    return seen[:at] + seen[bisect_right(seen, amount) :]
