@@ -257,9 +257,10 @@ def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms
         _refuse(Reason.PAYMENT_ID_REUSED, channel)
     if now_ms >= channel.stale_at_ms():
         raise NeedsChain("what the chain said last is too old")
-    if _refund_is_overdue(channel, now_ms):
+    if channel.refunding and _is_overdue(channel.refunding, channel.chain, now_ms):
         raise NeedsChain("a refund was sent and never confirmed")
-    channel = _without_expired(channel, now_ms)
+    if channel.refunding or channel.holds:
+        channel = _without_expired(channel, now_ms)
     _refuse_unfit(channel, voucher.amount, price, now_ms)
     seen, floor = _remember(channel.seen, channel.floor, voucher.amount)
     hold = Hold(price, voucher.amount, now_ms + HOLD_MS)
@@ -274,14 +275,9 @@ def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms
     )
 
 
-def _refund_is_overdue(channel: Channel, now_ms: int) -> bool:
+def _is_overdue(refunding: Refunding, chain: ChainState, now_ms: int) -> bool:
     """Whether what was set aside may have left by now, and the chain was not asked since."""
-    refunding = channel.refunding
-    return (
-        refunding is not None
-        and refunding.deadline_ms <= now_ms
-        and channel.chain.read_at_ms < refunding.deadline_ms
-    )
+    return refunding.deadline_ms <= now_ms and chain.read_at_ms < refunding.deadline_ms
 
 
 def _refuse_unfit(channel: Channel, amount: int, price: int, now_ms: int) -> None:

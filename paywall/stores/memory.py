@@ -4,6 +4,7 @@ It lives and dies with its process, so a restart forgets what was charged; a pro
 money wants `sqlite` or `redis`. One event loop, no thread, no lock: a rule runs without awaiting.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from heapq import nsmallest
 from itertools import islice, takewhile
@@ -16,6 +17,9 @@ from paywall.protocol.ledger import Row, row_of
 from paywall.protocol.once import Entry
 from paywall.stores.rules import Rule, RuleStore, Slot, owed
 
+Key = tuple[bytes, str]
+"""Channel id and payment id."""
+
 
 class MemoryStore(RuleStore):
     """`memory://`. `clock` gives Unix seconds."""
@@ -23,7 +27,8 @@ class MemoryStore(RuleStore):
     def __init__(self, clock: Callable[[], float] = steady_time) -> None:
         self._clock = clock
         self._records: dict[bytes, Channel] = {}
-        self._entries: dict[tuple[bytes, str], Entry] = {}
+        # In a plain dict the first entry is found by walking past all that were dropped before it.
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._lines: dict[int, tuple[int, bytes]] = {}
         self._written = 0
 
@@ -40,24 +45,36 @@ class MemoryStore(RuleStore):
         """Nothing to give back; the records stay as long as this object."""
 
     async def _apply(self, channel_id: bytes, rule: Rule, payment_id: str = "") -> Slot:
-        now_ms, key = int(self._clock() * 1000), (channel_id, payment_id)
-        after = rule(Slot(self._records.get(channel_id), self._entries.get(key)), now_ms)
+        now_ms = int(self._clock() * 1000)
+        before = Slot(self._records.get(channel_id))
+        if payment_id:
+            before = Slot(before.record, self._entries.get((channel_id, payment_id)))
+        after = rule(before, now_ms)
         if after.record is not None:
             self._records[channel_id] = after.record
-        self._entries.pop(key, None)
-        if after.entry is not None:
-            self._entries[key] = after.entry
-            self._forget(now_ms)
+        if after.entry is not before.entry:
+            self._remember((channel_id, payment_id), after.entry, now_ms)
         if after.line:
             self._written += 1
             self._lines[self._written] = (now_ms, after.line)
         return after
 
-    def _forget(self, now_ms: int) -> None:
-        """Drops entries that have expired, two for each that comes; the oldest stand first."""
-        for key in list(islice(self._entries, 2)):
-            if self._entries[key].expires_ms <= now_ms:
-                del self._entries[key]
+    def _remember(self, key: Key, entry: Entry | None, now_ms: int) -> None:
+        """Writes an entry, and drops two that have expired; the oldest stand first.
+
+        One that outlives the newcomer goes to the end: it would keep those behind it.
+        """
+        entries = self._entries
+        if entry is None:
+            del entries[key]
+            return
+        entries[key] = entry
+        entries.move_to_end(key)
+        for first in list(islice(entries, 2)):
+            if entries[first].expires_ms <= now_ms:
+                del entries[first]
+            elif entries[first].expires_ms > entry.expires_ms:
+                entries.move_to_end(first)
 
     async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
         ids = nsmallest(limit, (channel_id for channel_id in self._records if channel_id > after))
@@ -68,11 +85,9 @@ class MemoryStore(RuleStore):
         return nsmallest(limit, due, key=lambda channel: (-owed(channel), channel.channel_id))
 
     async def ledger(self, after: str, until_ms: int, limit: int = 1000) -> list[Row]:
-        rows = (
-            row_of(str(number), at_ms, line)
-            for number, (at_ms, line) in self._lines.items()
-            if number > int(after or 0)
-        )
+        oldest = next(iter(self._lines), self._written + 1)
+        numbers = range(max(int(after or 0) + 1, oldest), self._written + 1)
+        rows = (row_of(str(number), *self._lines[number]) for number in numbers)
         return list(islice(takewhile(lambda row: row.at_ms < until_ms, rows), limit))
 
     async def trim_ledger(self, through: str) -> int:

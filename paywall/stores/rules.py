@@ -12,7 +12,9 @@ import asyncio
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from paywall.protocol import channel as channels
 from paywall.protocol import ledger, once
@@ -30,7 +32,7 @@ from paywall.stores.leases import EntryRule, RuleLeases
 from paywall.stores.tallies import RuleTallies
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True, gc=False):
     """A channel's record, and the entry of one payment's id when a rule asks for it.
 
     What a rule returns may have a `line` for the ledger.
@@ -76,7 +78,7 @@ class RuleStore(RuleLeases, RuleTallies):
     async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
         def rule(slot: Slot, now_ms: int) -> Slot:
             once.check(slot.entry, ticket, "", _running(slot, now_ms), now_ms)
-            return slot._replace(entry=once.refused(ticket, now_ms))
+            return Slot(slot.record, once.refused(ticket, now_ms))
 
         await self._apply(channel_id, rule, ticket.payment_id)
 
@@ -147,7 +149,7 @@ class RuleStore(RuleLeases, RuleTallies):
 
     async def _entry(self, key: bytes, name: str, rule: EntryRule) -> Entry | None:
         def apply(slot: Slot, now_ms: int) -> Slot:
-            return slot._replace(entry=rule(slot.entry, now_ms))
+            return Slot(slot.record, rule(slot.entry, now_ms))
 
         return (await self._apply(key, apply, name)).entry
 
@@ -165,7 +167,7 @@ class RuleStore(RuleLeases, RuleTallies):
         def rule(slot: Slot, now_ms: int) -> Slot:
             if once.live(slot.entry, now_ms):
                 return slot
-            return slot._replace(entry=Entry(b"", owner, now_ms + ttl_ms))
+            return Slot(slot.record, Entry(b"", owner, now_ms + ttl_ms))
 
         entry = (await self._apply(key, rule, _SPENT)).entry
         return entry is not None and entry.request == owner

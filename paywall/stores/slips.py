@@ -107,7 +107,7 @@ class RuleSlips:
             before = live(slot.entry, now_ms)
             after = rule(before, now_ms)
             row = line if _data(after) != _data(before) else b""
-            return slot._replace(entry=after, line=row)
+            return Slot(slot.record, after, row)
 
         slot = await self._store._apply(key, apply, _NAME)
         return _data(slot.entry), told
