@@ -94,18 +94,19 @@ class Corrections:
 def _adopted(
     account: Account, total: int, proof: int, balance: int, presented: PendingDeposit | None
 ) -> Account:
-    flying = account.flying
+    flying, signed = account.flying, max(account.signed, proof)
     charged = max(account.charged, total - flying) if flying else total
-    found = charged - account.charged if flying else account.doubtful
+    # A copy of what was refused may come later still, up to what was signed.
+    doubtful = max(0, account.doubtful - max(0, charged - account.charged))
     pending = account.deposit
     if pending and balance >= account.balance + (0 if pending.supposed else pending.amount):
         account = confirmed(account, pending)
     adopted = replace(
         account,
         charged=charged,
-        signed=max(account.signed, proof),
+        signed=signed,
         balance=balance,
-        doubtful=max(0, account.doubtful - found),
+        doubtful=min(doubtful, max(0, signed - charged - flying)),
         # What was charged was deposited once, by whoever else has this key.
         deposited=max(account.deposited, charged),
     )

@@ -138,6 +138,8 @@ class ExactGate:
                 await self._slips.conclude(admission, let_go)
             else:
                 self._slips.let_go(admission)
+            if isinstance(error, HoldLost):  # a store that forgot has given it to another
+                raise Refused(Reason.PAYMENT_IN_PROGRESS) from error
             raise
         if mine.stage == slip.ANSWERED:
             self._open.pop(admission.request, None)

@@ -605,6 +605,22 @@ def test_a_payment_that_was_released_and_charged_after_all_is_adopted(wallet, wi
     assert wallet.spent() == 3_000
 
 
+def test_a_copy_of_a_refused_payment_that_comes_late_is_adopted_after_a_correction_too(wallet):
+    """Its channel is corrected for another cause, and only then the copy is served and charged."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    for _ in range(3):
+        wallet.books.release(wallet.books.begin(intent))
+    channel, signed = channel_of(intent), account(wallet, intent).signed
+    told = corrected(channel, 1_000, proof(channel, signed), 1_000)
+    assert correct(wallet, wallet.books.begin(intent), told, EXCEEDS)
+    late = corrected(channel, 2_000, proof(channel, signed))
+    assert correct(wallet, wallet.books.begin(intent), late)
+    assert wallet.spent() == 2_000
+    never_signed = corrected(channel, 9_000, proof(channel, signed))
+    assert not correct(wallet, wallet.books.begin(intent), never_signed)
+
+
 def test_a_total_that_our_books_know_needs_no_proof(wallet):
     intent = want(wallet)
     pay(wallet, intent, 5)

@@ -368,6 +368,22 @@ async def test_a_store_that_lost_its_memory_still_grants_nothing_twice(house: Sh
     assert house.served == 1
 
 
+async def test_a_store_that_forgets_while_the_transfer_is_mined_is_no_fault_of_ours() -> None:
+    """Settled first, the money came and nobody knows for what: the client is told to come again."""
+    house = await shop_with(settle_first=True)
+    header = house.alice.pay()
+    hold = house.ledger.gates["transfer_with_authorization"] = asyncio.Event()
+    first = asyncio.create_task(house.ask(header))
+    while not any(found.stage == slip.SENT for found in house.slips()):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    house.store._entries.clear()
+    hold.set()
+    answer = await first
+    assert (answer.status, answer.json["error"]) == (503, "payment_in_progress")
+    assert (await house.ask(header)).json["error"] == "invalid_exact_evm_nonce_already_used"
+    assert house.served == 0
+
+
 # -- Refused before the chain is asked -----------------------------------------------------------
 
 

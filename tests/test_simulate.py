@@ -20,11 +20,14 @@ from simulate.world import Result, simulate
 
 from paywall.chain.round import Round
 from paywall.corrections import Corrections
+from paywall.exact_gate import ExactGate
 from paywall.exchange import Exchange, Payment
 from paywall.gate import Gate
 from paywall.protocol import channel as rules
-from paywall.protocol import eip712
+from paywall.protocol import eip712, slip
 from paywall.protocol.channel import Channel
+from paywall.protocol.slip import Slip
+from paywall.receipts import ExactAdmission
 
 TESTS = Path(__file__).parent
 
@@ -100,11 +103,15 @@ def charges_what_is_released(channel: Channel, request: str) -> Channel:
     return replace(_release(channel, request), charged=channel.charged + price)
 
 
-async def charges_nothing(gate: Gate, admission: Any, *told: Any) -> str:
+async def charges_nothing(gate: Gate, admission: Any, *told: Any, **more: Any) -> str:
+    if isinstance(admission, ExactAdmission):
+        return await _charge_at_gate(gate, admission, *told, **more)
     return gate.ceiling_receipt(admission)
 
 
-async def charges_failures(exchange: Exchange) -> str:
+async def charges_failures(exchange: Exchange) -> str | None:
+    if isinstance(exchange._open, ExactAdmission):
+        return await _let_go(exchange)
     return await exchange._gate.charge(exchange._take(), exchange.payment.amount)
 
 
@@ -112,7 +119,20 @@ async def claims_nothing(claimer: Round, plan: object) -> bool:
     return True
 
 
-_charge, _release = rules.charge, rules.release
+async def takes_no_transfer(gate: ExactGate, *told: Any) -> bytes:
+    return b"\x01" * 32
+
+
+def forgets_slips(known: Slip | None, fingerprint: bytes, request: str, now_ms: int) -> Slip:
+    return _claim(None, fingerprint, request, now_ms)
+
+
+async def asks_nobody_twice(gate: ExactGate, admission: Any, holder: str | None = None) -> Slip:
+    return await gate._go_on(admission, slip.unsent, holder)
+
+
+_charge, _release, _claim = rules.charge, rules.release, slip.claim
+_charge_at_gate, _let_go = Gate.charge, Exchange._release
 
 
 class Mutant(NamedTuple):
@@ -132,6 +152,13 @@ MUTANTS = {
     ),
     "a meter that is not read": Mutant(
         Payment, "close", lambda payment: payment.amount, "is charged for what costs"
+    ),
+    "an answer before its transfer": Mutant(ExactGate, "_settle", takes_no_transfer, "is not paid"),
+    "an authorization that is not remembered": Mutant(
+        slip, "claim", forgets_slips, "is sent twice"
+    ),
+    "a transfer that is sent again": Mutant(
+        ExactGate, "_found_out", asks_nobody_twice, "is sent twice"
     ),
     "an agent that takes no correction": Mutant(
         Corrections, "correct", lambda *_: False, "is not served"

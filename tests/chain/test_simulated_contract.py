@@ -15,8 +15,10 @@ from simulate.contract import TOKEN_DOMAIN, Contract, Revert, Row, Transaction, 
 
 from paywall.chain.contract import (
     ClaimRow,
+    decode_balance_of,
     decode_pending_withdrawals,
     decode_receivers,
+    encode_balance_of,
     encode_claim,
     encode_finalize_withdraw,
     encode_initiate_withdraw,
@@ -25,12 +27,14 @@ from paywall.chain.contract import (
     encode_refund_with_signature,
     encode_settle,
 )
+from paywall.chain.exact import transfer_call
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChannelConfig
+from paywall.protocol.eip712 import SETTLEMENT_ADDRESS
 from paywall.protocol.money import Address
 from paywall.protocol.schemes.batch import Deposit
 
-CALLS = 60
+CALLS = 110
 
 
 @dataclass
@@ -43,18 +47,27 @@ class Twins:
     model: Contract = field(init=False)
     salts: list[int] = field(default_factory=lambda: [1])
     outcomes: list[tuple[str, bool]] = field(default_factory=list)
+    before: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.model = Contract(self.time())
         self.model.fund(Address(self.kit.payer.raw), 10**9)
+        self.before = self.earned()
+
+    def earned(self) -> int:
+        """What the receiver has on the devnet."""
+        question = encode_balance_of(Address(self.config.receiver))
+        return decode_balance_of(self.kit.view(question, self.config.token))
 
     def time(self) -> int:
         return int(self.kit.ask("eth_getBlockByNumber", "latest", False)["result"]["timestamp"], 16)
 
-    def both(self, name: str, sender: object, call: bytes, work: Work) -> None:
+    def both(
+        self, name: str, sender: object, call: bytes, work: Work, to: bytes = SETTLEMENT_ADDRESS
+    ) -> None:
         """Sends to both; each says whether it took it."""
         try:
-            self.kit.send(sender, call)  # type: ignore[arg-type]
+            self.kit.send(sender, call, to)  # type: ignore[arg-type]
             taken = True
         except Exception:
             self.kit.ask("evm_mine")
@@ -76,6 +89,8 @@ class Twins:
             self.kit.view(encode_receivers(self.config.receiver, self.config.token))
         )
         assert self.model.pair("pot", self.config.receiver) == tuple(pot)
+        receiver = Address(self.config.receiver)
+        assert self.model.amount("token", receiver) == self.earned() - self.before
 
     # -- Calls -----------------------------------------------------------------------------------
 
@@ -90,6 +105,18 @@ class Twins:
         signed = Deposit(unsigned.channel_id, self.config, amount, 0, FAR, salt, signature)
         call = self.kit.deposit_call(self.config, amount, salt)
         self.both("deposit", self.kit.relayer, call, lambda c: c.deposit(signed))
+
+    def transfer(self) -> None:
+        """A payment of `exact`, sometimes a second time, sometimes by another's signature."""
+        payer, receiver = Address(self.kit.payer.raw), Address(self.config.receiver)
+        nonce = eip712.keccak(b"%d" % self.random.randrange(6))
+        told = eip712.Authorization(payer, receiver, self.random.randrange(1, 900), 0, FAR, nonce)
+        signer = self.random.choice((self.kit.payer, self.kit.payer, self.kit.stranger))
+        digest = told.transfer_digest(TOKEN_DOMAIN)
+        signature = eip712.sign(PrivateKey(bytes.fromhex(signer.key[2:])), digest)
+        call = transfer_call(Address(self.config.token), told, signature)
+        work: Work = lambda c: c.transfer(told, signature)  # noqa: E731
+        self.both("transfer", self.kit.relayer, call.data, work, to=call.to)
 
     def claim(self) -> None:
         total = self.random.randrange(1, 3000)
@@ -130,7 +157,7 @@ class Twins:
 
 def moves(twins: Twins) -> list[Callable[[], None]]:
     often = [twins.deposit, twins.claim, twins.claim, twins.refund]
-    return [*often, twins.begin, twins.end, twins.settle]
+    return [*often, twins.begin, twins.end, twins.settle, twins.transfer]
 
 
 def test_the_model_and_the_contract_agree(kit: Kit) -> None:
@@ -140,7 +167,8 @@ def test_the_model_and_the_contract_agree(kit: Kit) -> None:
         twins.compare()
     seen = set(twins.outcomes)
     both_ways = {name for name, taken in seen if (name, not taken) in seen}
-    assert both_ways >= {"deposit", "claim", "refund", "begin", "end"}, "the play was too tame"
+    wanted = {"deposit", "claim", "refund", "begin", "end", "transfer"}
+    assert both_ways >= wanted, "the play was too tame"
     assert twins.model.money() == twins.model.minted
 
 

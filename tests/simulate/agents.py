@@ -67,6 +67,7 @@ class Agent:
         self.deposit = random.choice(("$0.02", "$0.05", "$1", "$5"))
         self.tasks = random.choice((1, 1, 4, 16))
         self.lanes = random.choice((1, 1, 2))
+        self._expect_more = random.choice((True, True, False))
         self.outcomes: Counter[str] = Counter()
         self.stepped = 0.0
         self.withdrawn_at = 0.0
@@ -86,6 +87,7 @@ class Agent:
             total=f"${self.total / 10**6:.6f}",
             deposit=self.deposit,
             lanes=self.lanes,
+            expect_more=self._expect_more,
             assets=[ASSET],
             state=self._file,
             clock=lambda: EPOCH + self.loop.time() + self.stepped,
@@ -95,6 +97,10 @@ class Agent:
         self.transport = AsyncTransport(wallet, Wire(self.network, self.process, GOAL.get))
         for _ in range(self.tasks):
             self.process.spawn(self._spend())
+
+    def step(self, seconds: float) -> None:
+        """Steps the clock of the wallet."""
+        self.stepped += seconds
 
     def _life(self) -> int:
         rate = self.faults.rates["agent killed"]
@@ -112,7 +118,7 @@ class Agent:
             if self._pause:
                 await self.loop.pause(self._pause * self.random.random())
             shop = self.random.choice(self.shops)
-            route = self.random.choice(("item", "item", "item", "dear", "stream"))
+            route = self.random.choice(shop.routes)
             outcome = await self.buy(f"https://{shop.host}/{route}/{self.random.randrange(5)}")
             await self.loop.pause(BACK_OFF_SECONDS.get(outcome, 0.0))
 

@@ -13,7 +13,7 @@ from paywall.chain import Mined
 from paywall.chain.own import Head, InFlight, OwnChain, Seen, Written
 from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.claims import Batch
-from paywall.protocol.eip712 import keccak
+from paywall.protocol.eip712 import Authorization, keccak
 from paywall.protocol.errors import (
     ChainUnavailable,
     Reason,
@@ -46,6 +46,8 @@ class Chain:
         self._pool: list[Transaction] = []
         self._sent: dict[bytes, Transaction] = {}
         self._context = empty_context()
+        self.on_transfer: Callable[[bytes], None] = lambda nonce: None
+        """Told of each authorization that is about to be sent."""
 
     @property
     def head(self) -> int:
@@ -159,6 +161,23 @@ class ChainLink(OwnChain):
             for at, channel_id in enumerate(block.lines)
         ]
 
+    async def authorization(self, authorization: Authorization, token: Address) -> tuple[bool, int]:
+        await self._trip()
+        contract, payer = self._chain.contract, authorization.payer
+        used = contract.get("used", payer, authorization.authorization_nonce)
+        return bool(used), contract.amount("token", payer)
+
+    async def transferred(self, authorization: Authorization, token: Address) -> Mined | None:
+        used, _ = await self.authorization(authorization, token)
+        told, contract = authorization, self._chain.contract
+        found = contract.get("transfer", told.payer, told.authorization_nonce)
+        if isinstance(found, tuple) and found[:2] == (told.to, told.value):
+            deep = self._chain.head - found[2] + 1 >= self._chain.confirmations
+            return _mined(told.authorization_nonce, found[2]) if deep else None
+        if contract.blocks[-1].mined_at >= told.valid_before:
+            raise Refused(Reason.EXACT_USED if used else Reason.EXACT_EXPIRED)
+        return None
+
     # -- Sending ---------------------------------------------------------------------------------
 
     async def deposit(self, deposit: Deposit) -> Mined | None:
@@ -175,6 +194,29 @@ class ChainLink(OwnChain):
             if contract.get(*used):
                 return None
             raise Refused(Reason.DEPOSIT_FAILED, f"({error.reason})") from error
+
+    async def transfer_with_authorization(
+        self, authorization: Authorization, signature: bytes, token: Address
+    ) -> Mined | None:
+        told = authorization
+
+        def sending() -> None:
+            self._chain.on_transfer(told.authorization_nonce)
+
+        if await self._is_used_up(told, token):
+            return None
+        try:
+            return await self._transact(lambda c: c.transfer(told, signature), sending=sending)
+        except Reverted as error:
+            if await self._is_used_up(told, token):
+                return None
+            raise Refused(Reason.EXACT_SIMULATION, f"({error.reason})") from error
+
+    async def _is_used_up(self, told: Authorization, token: Address) -> bool:
+        used, balance = await self.authorization(told, token)
+        if not used and balance < told.value:
+            raise Refused(Reason.EXACT_BALANCE)
+        return used
 
     async def rehearse(self, batch: Batch) -> int:
         await self._trip()
@@ -216,13 +258,20 @@ class ChainLink(OwnChain):
         except Revert as reason:
             raise Reverted(str(reason)) from reason
 
-    async def _transact(self, work: Work, written: Written | None = None) -> Mined:
+    async def _transact(
+        self,
+        work: Work,
+        written: Written | None = None,
+        sending: Callable[[], None] | None = None,
+    ) -> Mined:
         await self._trip()
         self._rehearse(work)
         transaction = self._chain.sign(work)
         if written:
             await written(InFlight(transaction.name, transaction.name))
         await self._trip()
+        if sending:
+            sending()
         self._chain.send(transaction)
         if self._faults.strikes("chain reply lost"):
             raise TransactionPending("nobody said whether it was taken", transaction.name)
@@ -237,10 +286,14 @@ class ChainLink(OwnChain):
                 self._seen = max(self._seen, transaction.block.number)
                 if transaction.reverted:
                     raise Reverted(transaction.reverted, transaction.name)
-                return Mined(transaction.name, transaction.block.number, 60_000, 60_000 * 10**7)
+                return _mined(transaction.name, transaction.block.number)
             if clock() > began + STUCK_SECONDS:
                 self._chain.send(transaction)
         raise TransactionPending("sent, and not mined in time", transaction.name)
+
+
+def _mined(name: bytes, block: int) -> Mined:
+    return Mined(name, block, 60_000, 60_000 * 10**7)
 
 
 def _row_of(channel: Channel) -> Row | None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChannelConfig
+from paywall.protocol.eip712 import Authorization
 from paywall.protocol.money import USDC, Address
 from paywall.protocol.schemes.batch import Deposit
 
@@ -72,6 +73,8 @@ _ZERO: Final[dict[str, object]] = {
     "pot": (0, 0),
     "token": 0,
     "used": False,
+    "transfer": None,
+    "exact": 0,
 }
 
 
@@ -83,6 +86,7 @@ class Contract:
         self.blocks = [Block(0, b"genesis", now)]
         self._open = self.blocks[0]
         self._forks = 0
+        self._purses: set[Key] = set()
         self.minted = 0
 
     @property
@@ -115,6 +119,8 @@ class Contract:
     def _put(self, value: object, *name: object) -> None:
         self._open.undo.setdefault(name, self._kept.get(name, _ZERO[str(name[0])]))
         self._kept[name] = value
+        if name[0] == "token":
+            self._purses.add(name)
 
     def _move(self, source: Key, target: Key, amount: int) -> None:
         self._put(self.amount(*source) - amount, *source)  # type: ignore[arg-type]
@@ -123,11 +129,12 @@ class Contract:
     def fund(self, holder: Address, amount: int) -> None:
         """Money that was always there."""
         self._kept["token", holder] = amount
+        self._purses.add(("token", holder))
         self.minted += amount
 
     def money(self) -> int:
         """All of the token, wherever it is."""
-        return sum(int(str(v)) for key, v in self._kept.items() if key[0] == "token")
+        return sum(self.amount(*purse) for purse in self._purses)  # type: ignore[arg-type]
 
     # -- Blocks ----------------------------------------------------------------------------------
 
@@ -209,6 +216,23 @@ class Contract:
         earned, settled = self.pair(*pot)
         self._put((earned + row.claimed - claimed, settled), *pot)
         return [channel_id]
+
+    def transfer(self, told: Authorization, signature: bytes) -> list[bytes]:
+        """A payment of `exact`. Whose money it moved, and in which block, can be read later."""
+        used = ("used", told.payer, told.authorization_nonce)
+        if not told.valid_after < self.now < told.valid_before:
+            raise Revert("authorization is expired or not yet valid")
+        if self.get(*used):  # type: ignore[arg-type]
+            raise Revert("authorization is used")
+        if eip712.recover(told.transfer_digest(TOKEN_DOMAIN), signature) != told.payer:
+            raise Revert("invalid signature")
+        if self.amount("token", told.payer) < told.value:
+            raise Revert("balance is too low")
+        self._put(True, *used)
+        self._put((told.to, told.value, self._open.number), "transfer", *used[1:])
+        self._put(self.amount("exact", told.to) + told.value, "exact", told.to)
+        self._move(("token", told.payer), ("token", told.to), told.value)
+        return []
 
     def settle(self, receiver: Address) -> list[bytes]:
         earned, settled = self.pair("pot", receiver)

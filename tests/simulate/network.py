@@ -8,6 +8,7 @@ client may hang up, and either side may die. What a worker has sent leaves even 
 import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 from zlib import crc32
@@ -16,11 +17,13 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
+from paywall.protocol.money import Address
 from paywall.protocol.x402 import PAYMENT_SIGNATURE
 from simulate.faults import Faults
 from simulate.loop import Loop, Process, empty_context
 from simulate.oracle import Asked, Oracle
 from simulate.store import CALL
+from simulate.transfers import Authorized, Transfer, Transfers
 
 PATIENCE_SECONDS: Final = 20.0
 GATEWAY: Final = (502, 504)
@@ -169,11 +172,14 @@ class Stream(httpx.AsyncByteStream):
 class Network:
     """All ways of a world. `workers` are those of the provider whose host is named."""
 
-    def __init__(self, loop: Loop, faults: Faults, oracle: Oracle, random: Random) -> None:
+    def __init__(
+        self, loop: Loop, faults: Faults, oracle: Oracle, transfers: Transfers, random: Random
+    ) -> None:
         self.loop = loop
         self.faults = faults
         self.workers: dict[str, list[Worker]] = {}
         self._oracle = oracle
+        self._transfers = transfers
         self._random = random
         self.context = empty_context()
 
@@ -189,7 +195,11 @@ class Network:
             return
         headers = dict(start["headers"])
         if _RUN in headers and b"payment-response" in headers:
-            self._oracle.left(headers[_RUN].decode(), _METERED in headers)
+            run = headers[_RUN].decode()
+            if asked.transfer:
+                self._transfers.left(run, asked)
+            else:
+                self._oracle.left(run, _METERED in headers)
 
     def fate_of_answer(self) -> httpx.Response | httpx.TransportError | None:
         if self.faults.strikes("answer lost"):
@@ -210,24 +220,34 @@ class Network:
         else:
             worker.process.spawn(call.serve(worker))
 
-    def watch(self, request: httpx.Request) -> None:
+    def watch(self, request: httpx.Request, asked: Asked) -> None:
         """Sees what is paid, and may let a stranger send it again, with its id or without."""
         header = request.headers.get(PAYMENT_SIGNATURE)
         if header is None:
             return
-        voucher = _seen.decode(b64decode(header)).payload.voucher
-        channel_id = bytes.fromhex(voucher.channel_id[2:])
-        self._oracle.signed(channel_id, int(voucher.max_claimable_amount))
+        payload = _seen.decode(b64decode(header)).payload
+        if voucher := payload.voucher:
+            channel_id = bytes.fromhex(voucher.channel_id[2:])
+            self._oracle.signed(channel_id, int(voucher.max_claimable_amount))
+        else:
+            assert payload.authorization
+            self._transfers.signed(payload.authorization.understood(), asked, request)
         if self.faults.strikes("replayed by a stranger"):
             stolen = self._random.choice((header, _without_id(header)))
             copy = httpx.Request(request.method, request.url, headers={PAYMENT_SIGNATURE: stolen})
             seconds = self._random.choice((0.01, 1.0, 30.0, 400.0)) * self._random.random()
-            self.loop.call_later(seconds, self._replay, copy, context=self.context)
+            self.loop.call_later(seconds, self._replay, copy, asked.transfer, context=self.context)
 
-    def _replay(self, request: httpx.Request) -> None:
-        call = Call(self, request, Asked(0))
+    def _replay(self, request: httpx.Request, transfer: bytes) -> None:
+        call = Call(self, request, Asked(0, transfer=transfer))
         call.head.add_done_callback(_forget)
         self.dispatch(call, request.url.host)
+
+    async def again(self, transfer: Transfer) -> int:
+        """Sends a transfer once more, as its payer would, and returns the answer's status."""
+        call = Call(self, transfer.request, Asked(0, transfer=transfer.told.nonce))
+        self.dispatch(call, transfer.request.url.host)
+        return (await call.head).status_code
 
 
 class _Voucher(msgspec.Struct, rename="camel"):
@@ -235,8 +255,19 @@ class _Voucher(msgspec.Struct, rename="camel"):
     max_claimable_amount: str
 
 
+class _Authorization(msgspec.Struct, rename={"payer": "from", "valid_before": "validBefore"}):
+    payer: str
+    nonce: str
+    valid_before: str
+
+    def understood(self) -> Authorized:
+        payer = Address(bytes.fromhex(self.payer[2:]))
+        return Authorized(payer, bytes.fromhex(self.nonce[2:]), int(self.valid_before))
+
+
 class _Payload(msgspec.Struct):
-    voucher: _Voucher
+    voucher: _Voucher | None = None
+    authorization: _Authorization | None = None
 
 
 class _Payment(msgspec.Struct):
@@ -273,11 +304,11 @@ class Wire(httpx.AsyncBaseTransport):
         name = crc32(request.headers.get(PAYMENT_SIGNATURE, "").encode())
         call = Call(network, request, Asked(self._goal(), name))
         self._process.on_death[call] = call.hang_up
-        network.watch(request)
+        network.watch(request, call.asked)
         if not faults.strikes("request lost"):
             self._send(call)
         if faults.strikes("request duplicated"):
-            twin = Call(network, request, Asked(call.asked.goal, name, copy=True))
+            twin = Call(network, request, replace(call.asked, copy=True))
             twin.head.add_done_callback(_forget)
             self._send(twin)
         timer = network.loop.call_later(

@@ -34,9 +34,10 @@ class Asked:
     """One sending of one payment, as the network saw it.
 
     `goal` is what an agent wanted, once; a stranger's replay has none, and is `goal` zero. What was
-    signed for it is a `payment`. A `copy` was made by the network. One whose original was refused
-    is good at another moment, once a store has forgotten the refusal: no signature can be taken
-    back. Then the agent has paid twice, which it has promised, and that is counted.
+    signed for it is a `payment`; of a single transfer, `transfer` is the nonce. A `copy` was made
+    by the network. One whose original was refused is good at another moment, once a store has
+    forgotten the refusal: no signature can be taken back. Then the agent has paid twice, which it
+    has promised, and that is counted.
     """
 
     goal: int
@@ -44,6 +45,7 @@ class Asked:
     copy: bool = False
     request: str = ""
     channel: bytes = b""
+    transfer: bytes = b""
 
 
 @dataclass
@@ -261,9 +263,9 @@ class Oracle:
         book.earned += op.amount
         book.ever[op.request] = op.amount
         self.counts["payments"] += 1
-        self._count_goal(channel_id, held.asked)
+        self.count_goal(channel_id, held.asked)
 
-    def _count_goal(self, channel_id: bytes, asked: Asked) -> None:
+    def count_goal(self, channel_id: bytes, asked: Asked) -> None:
         """One payment of a request is charged, and once. Only a copy of one that was refused may
 
         come on top, before the payment that took its place or after it.
@@ -344,7 +346,9 @@ class Oracle:
 
     def ran(self, run: str, asked: Asked) -> Run:
         """A handler begins. It writes into the run what it costs."""
-        told = self.runs[run] = self._run_of[asked.request] = Run(asked)
+        told = self.runs[run] = Run(asked)
+        if asked.request:
+            self._run_of[asked.request] = told
         return told
 
     def left(self, run: str, metered: bool) -> None:

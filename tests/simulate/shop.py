@@ -39,6 +39,10 @@ PRICES: Final = {
     "GET /dear/*": "$0.0025",
     "GET /stream/*": upto("$0.004"),
 }
+ROUTES: Final = ("item", "item", "item", "dear", "stream")
+"""How often each is asked for; what is metered is not paid by single transfers."""
+BATCH: Final = "batch-settlement"
+SCHEMES: Final = ((BATCH,), (BATCH,), (BATCH, "exact"), ("exact",))
 
 
 class App:
@@ -122,7 +126,7 @@ class Shop:
         self.random = random
         self.receiver = eip712.address_of(PrivateKey(random.randbytes(32)))
         self.authorizer = eip712.address_of(PrivateKey(random.randbytes(32)))
-        self.stepped = self._furthest = 0.0
+        self.stepped = self.ahead_seconds = self.fell_seconds = 0.0
         self.server = Server(oracle, loop, lambda: EPOCH + loop.time() + self.stepped)
         self.app: ASGIApp = App(host, loop, oracle, faults, random)
         self.policy = ClaimPolicy(
@@ -133,15 +137,19 @@ class Shop:
             refund_idle_seconds=random.choice((None, None, 120)),
             poll_seconds=random.choice((5, 10)),
         )
+        self.schemes = random.choice(SCHEMES)
+        self.routes = ROUTES if BATCH in self.schemes else ROUTES[:-1]
+        self._settle_first = random.choice((False, True))
         self._numbers = count(1)
         self.workers = network.workers[host] = []
         for _ in range(random.randrange(1, 4)):
             self.hire()
 
     def step(self, seconds: float) -> None:
-        """Steps the clock of the store's server."""
+        """Steps the clock of the store's server: how far was it ahead, and how far did it fall?"""
         self.stepped += seconds
-        self._furthest = max(self._furthest, self.stepped)
+        self.ahead_seconds = max(self.ahead_seconds, self.stepped)
+        self.fell_seconds = max(self.fell_seconds, self.ahead_seconds - self.stepped)
 
     @property
     def patience_seconds(self) -> float:
@@ -149,7 +157,7 @@ class Shop:
 
         ahead, by a worker that died, ends when the true time comes there.
         """
-        return self._furthest + self.policy.max_age_seconds
+        return self.ahead_seconds + self.policy.max_age_seconds
 
     def hire(self) -> None:
         """One more worker."""
@@ -167,7 +175,7 @@ class Shop:
     def open_paywall(self, clock: Callable[[], float]) -> Paywall:
         return Paywall(
             self.app,
-            prices=PRICES,
+            prices={place: PRICES[place] for place in PRICES if place.split("/")[1] in self.routes},
             pay_to=show_address(self.receiver),
             asset=ASSET,
             chain=ChainLink(self.chain, self.faults, self.authorizer, clock),
@@ -175,7 +183,9 @@ class Shop:
             min_deposit="$0.02",
             max_deposit="$100",
             withdraw_delay_seconds=DELAY_SECONDS,
-            schemes=("batch-settlement",),
+            schemes=self.schemes,
+            exact_minimum="$0.001",
+            settle_first=self._settle_first,
             collect=self.policy,
             clock=clock,
         )
