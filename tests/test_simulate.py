@@ -167,16 +167,16 @@ MUTANTS = {
 }
 
 
-def first_failure() -> Result | None:
-    results = (simulate(f"mutant.{number}", 200) for number in range(12))
-    return next((result for result in results if result.violations), None)
+def first_that_says(found: str) -> Result | None:
+    """A mistake may show in several ways; it must show in this one too."""
+    results = (simulate(f"mutant.{number}", 200) for number in range(20))
+    return next((r for r in results if any(found in said for said in r.violations)), None)
 
 
 @pytest.mark.parametrize("what", MUTANTS)
 def test_the_oracle_sees(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = MUTANTS[what]
     monkeypatch.setattr(mutant.owner, mutant.name, mutant.mistake)
-    result = first_failure()
+    result = first_that_says(mutant.found)
     assert result is not None
-    assert any(mutant.found in violation for violation in result.violations), result.violations
     assert result.trace, "the channel at fault tells what happened"
