@@ -1,12 +1,15 @@
 """Agents: a wallet, a few tasks that pay with it, and an owner who meddles with its channels.
 
 What pays is the product's own transport over the simulated wire. An agent's process is killed like
-a worker's and comes back with the same wallet file. Its owner asks for refunds, and takes deposits
+a worker's and comes back with the same wallet file, with one that lacks the last rows after a power
+cut, or with an empty one: then it looks for its channels on chain, or lets their providers correct
+it. Its owner asks for refunds, and takes deposits
 back on chain while the agent goes on spending them: that is the cheat that claims must outrun.
 """
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +21,20 @@ from coincurve import PrivateKey
 from msgspec import Raw
 
 from paywall.client import AsyncTransport
+from paywall.closing import recover
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChannelConfig
-from paywall.protocol.errors import AgentError, PaymentRefused, ProviderMisbehaved, Reason
+from paywall.protocol.errors import (
+    AgentError,
+    ChainUnavailable,
+    PaymentRefused,
+    ProviderMisbehaved,
+    Reason,
+)
 from paywall.protocol.schemes.batch import channel_of
 from paywall.wallet import Wallet
-from simulate.chain import EPOCH, Chain
+from simulate.chain import EPOCH, Chain, OwnersLink
+from simulate.cheap import Disk
 from simulate.contract import ASSET, NETWORK
 from simulate.faults import Faults
 from simulate.loop import Loop, Process
@@ -40,6 +51,8 @@ BACK_OFF_SECONDS: Final = {
     "503": 2.0,
     "ConnectError": 0.5,
     f"refused: {Reason.CHANNEL_BUSY.code}": 10.0,
+    f"refused: {Reason.EXACT_EXPIRED.code}": 10.0,
+    f"refused: {Reason.DEPOSIT_EXPIRED.code}": 10.0,
 }
 """How long an agent waits after what it cannot help."""
 
@@ -58,6 +71,7 @@ class Agent:
         faults: Faults,
         random: Random,
         folder: Path,
+        disks: dict[str, Disk],
     ) -> None:
         self.loop, self.chain, self.network = loop, chain, network
         self.shops, self.oracle, self.faults, self.random = shops, oracle, faults, random
@@ -73,7 +87,8 @@ class Agent:
         self.withdrawn_at = 0.0
         self.resting = False
         self.number = number
-        self._file = folder / f"wallet-{number}.db"
+        self.lost_files = 0
+        self._folder, self._disks = folder, disks
         self._pause = random.choice((0.0, 0.0, 0.2, 2.0))
         chain.contract.fund(self.address, FUNDS)
         self.begin()
@@ -95,6 +110,18 @@ class Agent:
         wallet = self.wallet
         self.process.on_death[self] = lambda: self._died(wallet)
         self.transport = AsyncTransport(wallet, Wire(self.network, self.process, GOAL.get))
+        self.process.spawn(self._start())
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / f"wallet-{self.number}-{self.lost_files}.db"
+
+    async def _start(self) -> None:
+        """With a file that was lost, half of the agents look for their channels first."""
+        if self.lost_files and self.random.random() < 0.5:
+            origins = self.random.choice(((), [f"https://{shop.host}:443" for shop in self.shops]))
+            with suppress(ChainUnavailable):
+                await recover(self.wallet, OwnersLink(self.chain, self.faults), origins)
         for _ in range(self.tasks):
             self.process.spawn(self._spend())
 
@@ -109,6 +136,11 @@ class Agent:
     def _died(self, wallet: Wallet) -> None:
         self.faults.note("agent killed")
         wallet.close()
+        disk = self._disks.get(str(self._file))
+        if self.faults.strikes("wallet file lost"):
+            self.lost_files += 1
+        elif disk and self.faults.strikes("power cut"):
+            disk.cut_power(self.random)
         self.loop.call_later(RESTART_SECONDS * self.random.random(), self.begin)
 
     # -- Spending --------------------------------------------------------------------------------

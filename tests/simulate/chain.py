@@ -11,7 +11,7 @@ from typing import Final
 
 from paywall.chain import Mined
 from paywall.chain.own import Head, InFlight, OwnChain, Seen, Written
-from paywall.protocol.channel import ChainState, Channel
+from paywall.protocol.channel import ChainState, Channel, ChannelConfig
 from paywall.protocol.claims import Batch
 from paywall.protocol.eip712 import Authorization, keccak
 from paywall.protocol.errors import (
@@ -81,6 +81,15 @@ class Chain:
         if transaction.block is None and transaction not in self._pool:
             self._pool.append(transaction)
 
+    def state(self, channel_id: bytes, block: int, read_at_ms: int = 0) -> ChainState:
+        """A channel as of the end of a block."""
+        contract = self.contract
+        balance, claimed = contract.pair("channel", channel_id, block=block)
+        amount, since = contract.pair("withdrawal", channel_id, block=block)
+        refunds = contract.get("refunds", channel_id, block=block)
+        assert isinstance(refunds, int)
+        return ChainState(balance, claimed, amount, since, refunds, block, read_at_ms)
+
     def depth(self, transaction: Transaction) -> int:
         """How many blocks show it."""
         return self.head - transaction.block.number + 1 if transaction.block else 0
@@ -128,12 +137,7 @@ class ChainLink(OwnChain):
         block = self._chain.head - self._chain.confirmations + 1
         if block < self._seen:
             raise ChainUnavailable("the chain shows less than it did")
-        contract = self._chain.contract
-        balance, claimed = contract.pair("channel", channel_id, block=block)
-        amount, since = contract.pair("withdrawal", channel_id, block=block)
-        refunds = contract.get("refunds", channel_id, block=block)
-        assert isinstance(refunds, int)
-        return ChainState(balance, claimed, amount, since, refunds, block, read_at_ms)
+        return self._chain.state(channel_id, block, read_at_ms)
 
     async def to_settle(self, receiver: Address, token: Address) -> int:
         await self._trip()
@@ -290,6 +294,38 @@ class ChainLink(OwnChain):
             if clock() > began + STUCK_SECONDS:
                 self._chain.send(transaction)
         raise TransactionPending("sent, and not mined in time", transaction.name)
+
+
+class OwnersLink:
+    """What an agent that lost its wallet's file reads: `paywall.closing.PayerChain`."""
+
+    network = NETWORK
+
+    def __init__(self, chain: Chain, faults: Faults) -> None:
+        self._chain = chain
+        self._faults = faults
+
+    async def _trip(self) -> None:
+        await self._chain.loop.pause(self._faults.delay("chain"))
+        if self._faults.strikes("chain unreachable"):
+            raise ChainUnavailable("the chain is not reached")
+
+    async def channel(self, channel_id: bytes) -> ChainState:
+        await self._trip()
+        return self._chain.state(channel_id, self._chain.head)
+
+    async def channels_of(self, payer: Address, first: int = 0) -> list[ChannelConfig]:
+        await self._trip()
+        return [config for config in self._chain.contract.configs.values() if config.payer == payer]
+
+    async def time(self) -> int:
+        raise AssertionError("nothing is withdrawn this way here")
+
+    async def initiate_withdraw(self, config: ChannelConfig, amount: int) -> Mined:
+        raise AssertionError("nothing is withdrawn this way here")
+
+    async def finalize_withdraw(self, config: ChannelConfig) -> tuple[Mined, int]:
+        raise AssertionError("nothing is withdrawn this way here")
 
 
 def _mined(name: bytes, block: int) -> Mined:

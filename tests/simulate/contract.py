@@ -87,6 +87,7 @@ class Contract:
         self._open = self.blocks[0]
         self._forks = 0
         self._purses: set[Key] = set()
+        self.configs: dict[bytes, ChannelConfig] = {}
         self.minted = 0
 
     @property
@@ -189,6 +190,7 @@ class Contract:
         if self.amount("token", payer) < deposit.amount:
             raise Revert("balance is too low")
         self._put(True, *used)
+        self.configs[deposit.channel_id] = deposit.config
         self._move(("token", payer), SETTLEMENT, deposit.amount)
         balance, claimed = self.pair("channel", deposit.channel_id)
         self._put((balance + deposit.amount, claimed), "channel", deposit.channel_id)

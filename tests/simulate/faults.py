@@ -29,8 +29,13 @@ KINDS: Final = {
     "transaction dropped": 0.2,
     "handler fails": 0.02,
     "handler slow": 0.002,
+    "wallet file lost": 0.2,
+    "power cut": 0.3,
 }
-"""Kinds and how often they strike where a world has them at their usual strength."""
+"""Kinds and how often they strike where a world has them at their usual strength.
+
+The last two strike an agent that was killed.
+"""
 
 RARE: Final = {
     "worker killed": 6.0,

@@ -67,7 +67,9 @@ class Result:
 class World:
     """Everybody and everything that one seed makes."""
 
-    def __init__(self, seed: str, payments: int, folder: Path, loop: Loop) -> None:
+    def __init__(
+        self, seed: str, payments: int, folder: Path, disks: dict[str, Disk], loop: Loop
+    ) -> None:
         self.seed = seed
         self.loop = loop
         self.payments = payments
@@ -79,7 +81,7 @@ class World:
         self.chain.on_transfer = self.transfers.sent
         around = loop, self.faults, self.oracle, self.transfers
         self.network = Network(*around, Random(f"{seed}/network"))
-        self._folder = folder
+        self._folder, self._disks = folder, disks
         self._wrong: list[tuple[Callable[[float], None], float]] = []
         self.shops: list[Shop] = []
         self.agents: list[Agent] = []
@@ -93,7 +95,7 @@ class World:
         for number in range(self.random.randrange(2, 9)):
             mind = Random(f"{self.seed}/agent-{number}")
             parts = self.loop, self.chain, self.network, self.shops, self.oracle, self.faults
-            self.agents.append(Agent(number, *parts, mind, self._folder))
+            self.agents.append(Agent(number, *parts, mind, self._folder, self._disks))
 
     # -- The busy time ---------------------------------------------------------------------------
 
@@ -157,8 +159,9 @@ class World:
         contract, nobody = self.chain.contract, b""
         for agent in self.agents:
             out = FUNDS - contract.amount("token", agent.address)
-            what = f"agent {agent.number} is {out} out of pocket, of {agent.total}"
-            self.oracle.expect(out <= agent.total, nobody, what)
+            most = agent.total * (1 + agent.lost_files)  # what is spent stands in the file
+            what = f"agent {agent.number} is {out} out of pocket, of {most}"
+            self.oracle.expect(out <= most, nobody, what)
         self.oracle.expect(contract.money() == contract.minted, nobody, "money was made or lost")
 
     # -- Rest ------------------------------------------------------------------------------------
@@ -331,7 +334,7 @@ def simulate(seed: str, payments: int, real: bool | None = None) -> Result:
         nullcontext() if real else cheaply(seed.encode()[:64], disks),
         _uncollected(),
     ):
-        world = World(seed, payments, Path(name), loop)
+        world = World(seed, payments, Path(name), disks, loop)
         loop.set_exception_handler(lambda _, told: _unexpected(world.oracle, told))
         with _listening(world.oracle):
             try:
