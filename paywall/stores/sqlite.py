@@ -2,8 +2,10 @@
 
 All work is done by one thread that owns the connection, so the event loop never waits for a disk.
 Verbs that arrive while a transaction is being written travel together in the next one (*group
-commit*): a hundred requests share one `fsync`. Answers are handed back once per batch and only
-after the commit returned, so a voucher is on disk before its request runs.
+commit*): a hundred requests share one `fsync`. When nothing is being written, the first verb waits
+for the others of the same turn of the event loop: alone it would make them wait for a commit of its
+own. Answers are handed back once per batch and only after the commit returned, so a voucher is on
+disk before its request runs.
 
 Verbs of one event loop happen in the order in which they were called. A caller that is cancelled
 while it waits loses only the answer: its verb happens all the same, so a `release` after it does
@@ -14,9 +16,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -32,13 +33,8 @@ _Query = Callable[[ChannelFile], object]
 """A question over many records, or about the ledger."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    """A verb or a question, and who waits for its answer."""
-
-    work: Step | _Query
-    answer: "asyncio.Future[object]"
-
+_Job = tuple[Step | _Query, "asyncio.Future[object]"]
+"""A verb or a question, and who waits for its answer."""
 
 _Settled = tuple["asyncio.Future[object]", object]
 
@@ -105,11 +101,13 @@ class SqliteStore(RuleStore):
 
 
 class _Writer:
-    """The thread that owns the file, and the queue in front of it. One event loop asks it."""
+    """The thread that owns the file, and the jobs in front of it. One event loop asks it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._waiting: list[_Job] = []
+        self._batches: SimpleQueue[list[_Job]] = SimpleQueue()
+        self._is_busy = False
         self._stopped: asyncio.Future[object] = loop.create_future()
 
     async def start(self, connect: Callable[[], ChannelFile]) -> None:
@@ -121,17 +119,35 @@ class _Writer:
         try:
             await opened
         except BaseException:
-            self._jobs.put(None)  # a caller that was cancelled leaves no thread behind
+            self._batches.put([])  # a caller that was cancelled leaves no thread behind
             raise
 
     async def stop(self) -> None:
-        self._jobs.put(None)
+        while self._waiting:
+            self._hand_over()
+        self._batches.put([])
         await self._stopped
 
     def ask(self, work: Step | _Query) -> "asyncio.Future[object]":
         answer: asyncio.Future[object] = self._loop.create_future()
-        self._jobs.put(_Job(work, answer))
+        if not self._waiting and not self._is_busy:
+            self._loop.call_soon(self._hand_over)
+        self._waiting.append((work, answer))
         return answer
+
+    def _hand_over(self) -> None:
+        """Gives the thread what waits; an empty batch would tell it to stop."""
+        if self._waiting:
+            self._is_busy = True
+            self._batches.put(self._waiting[:MAX_BATCH_VERBS])
+            del self._waiting[:MAX_BATCH_VERBS]
+
+    def _answered(self, settled: list[_Settled]) -> None:
+        """Hands the answers back, once the thread has its next batch."""
+        self._is_busy = False
+        self._hand_over()
+        for answer, outcome in settled:
+            _settle(answer, outcome)
 
     # -- In the thread ---------------------------------------------------------------------------
 
@@ -143,25 +159,11 @@ class _Writer:
             return
         self._call(_settle, opened, None)
         try:
-            while batch := self._next_batch():
-                self._call(_settle_all, _work(file, batch))
+            while batch := self._batches.get():
+                self._call(self._answered, _work(file, batch))
         finally:
             file.close()
             self._call(_settle, self._stopped, None)
-
-    def _next_batch(self) -> list[_Job]:
-        """Waits for a job and takes all that are there; nothing when it is time to stop."""
-        batch = []
-        job = self._jobs.get()
-        with suppress(Empty):
-            while job is not None:
-                batch.append(job)
-                if len(batch) == MAX_BATCH_VERBS:
-                    return batch
-                job = self._jobs.get_nowait()
-            if batch:
-                self._jobs.put(None)  # stop after this batch
-        return batch
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
         with suppress(RuntimeError):  # the loop ended without waiting for its answers
@@ -173,12 +175,12 @@ def _work(file: ChannelFile, batch: list[_Job]) -> list[_Settled]:
     steps: list[Step] = []
     waiting: list[asyncio.Future[object]] = []
     settled: list[_Settled] = []
-    for job in batch:
-        if isinstance(job.work, Step):
-            steps.append(job.work)
-            waiting.append(job.answer)
+    for work, answer in batch:
+        if isinstance(work, Step):
+            steps.append(work)
+            waiting.append(answer)
         else:
-            settled.append((job.answer, _answer(file, job.work)))
+            settled.append((answer, _answer(file, work)))
     if steps:
         settled += zip(waiting, _outcomes(file, steps), strict=True)
     return settled
@@ -199,11 +201,6 @@ def _answer(file: ChannelFile, query: _Query) -> object:
 
 
 # -- Back in the event loop ----------------------------------------------------------------------
-
-
-def _settle_all(settled: list[_Settled]) -> None:
-    for answer, outcome in settled:
-        _settle(answer, outcome)
 
 
 def _settle(answer: "asyncio.Future[object]", outcome: object) -> None:
