@@ -10,10 +10,12 @@ window is written as its first amount and then the steps between neighbours, whi
 """
 
 from collections.abc import Callable
-from itertools import accumulate, pairwise
+from itertools import accumulate
+from operator import sub
 from typing import Final
 
 import msgspec
+from msgspec.structs import astuple, replace
 
 from paywall.protocol.channel import (
     ChainState,
@@ -66,36 +68,53 @@ _decode_head: Final[Callable[[bytes], _Head]] = msgspec.msgpack.Decoder(_Head).d
 
 def encode(channel: Channel) -> bytes:
     """The record of a channel."""
-    chain, voucher, refunding = channel.chain, channel.voucher, channel.refunding
-    return _encode(
-        _Record(
-            VERSION,
-            channel.channel_id,
-            channel.network,
-            msgspec.structs.astuple(channel.config),
-            (
-                _pack(chain.balance),
-                _pack(chain.claimed),
-                _pack(chain.withdraw_amount),
-                chain.withdraw_requested_at,
-                _pack(chain.refund_nonce),
-                chain.block,
-                chain.read_at_ms,
-            ),
-            _pack(channel.charged),
-            (_pack(voucher.amount), voucher.signature) if voucher else None,
-            {
-                request: (_pack(hold.price), _pack(hold.amount), hold.deadline_ms)
-                for request, hold in channel.holds.items()
-            },
-            _steps(channel.seen),
-            _pack(channel.floor),
-            (_pack(refunding.amount), refunding.deadline_ms) if refunding else None,
-            channel.used_at_ms,
-            refunding.request if refunding else "",
-            channel.done,
-            (_pack(channel.proof.amount), channel.proof.signature) if channel.proof else None,
-        )
+    record = _record(channel)
+    try:
+        return _encode(record)
+    except OverflowError:
+        return _encode(_spelt(record))
+
+
+def _record(channel: Channel) -> _Record:
+    """With every amount as an integer, as nearly all can be written."""
+    voucher, proof, refunding = channel.voucher, channel.proof, channel.refunding
+    return _Record(
+        VERSION,
+        channel.channel_id,
+        channel.network,
+        astuple(channel.config),
+        astuple(channel.chain),
+        channel.charged,
+        astuple(voucher) if voucher else None,
+        {request: astuple(hold) for request, hold in channel.holds.items()},
+        _steps(channel.seen),
+        channel.floor,
+        (refunding.amount, refunding.deadline_ms) if refunding else None,
+        channel.used_at_ms,
+        refunding.request if refunding else "",
+        channel.done,
+        astuple(proof) if proof else None,
+    )
+
+
+def _spelt(record: _Record) -> _Record:
+    """With the amounts as text that are too large for an integer."""
+    balance, claimed, withdrawn, requested_at, nonce, block, read_at_ms = record.chain
+    voucher, proof, refunding = record.voucher, record.proof, record.refunding
+    sums = (_pack(balance), _pack(claimed), _pack(withdrawn))
+    return replace(
+        record,
+        chain=(*sums, requested_at, _pack(nonce), block, read_at_ms),
+        charged=_pack(record.charged),
+        voucher=(_pack(voucher[0]), voucher[1]) if voucher else None,
+        holds={
+            request: (_pack(price), _pack(amount), deadline_ms)
+            for request, (price, amount, deadline_ms) in record.holds.items()
+        },
+        window=[*map(_pack, record.window)],
+        floor=_pack(record.floor),
+        refunding=(_pack(refunding[0]), refunding[1]) if refunding else None,
+        proof=(_pack(proof[0]), proof[1]) if proof else None,
     )
 
 
@@ -155,15 +174,10 @@ def _complaint(data: bytes) -> str:
     return "a channel record is damaged"
 
 
-def _pack(amount: int) -> _Amount:
-    return amount if amount <= _INTEGER_MAX else str(amount)
+def _pack(amount: _Amount) -> _Amount:
+    return str(amount) if isinstance(amount, int) and amount > _INTEGER_MAX else amount
 
 
 def _steps(window: tuple[int, ...]) -> list[_Amount]:
     """The first amount, then each one's distance from the one before it."""
-    if not window:
-        return []
-    steps = [after - before for before, after in pairwise(window)]
-    if window[-1] <= _INTEGER_MAX:
-        return [window[0], *steps]
-    return [_pack(window[0]), *map(_pack, steps)]
+    return [*window[:1], *map(sub, window[1:], window)]

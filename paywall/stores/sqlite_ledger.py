@@ -13,6 +13,7 @@ _CREATE: Final = (
     "CREATE TABLE ledger (number INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL,"
     " line BLOB NOT NULL)"
 )
+_INSERT: Final = "INSERT INTO ledger (at_ms, line) VALUES"
 
 
 def exists(db: sqlite3.Connection) -> bool:
@@ -23,11 +24,13 @@ def begin(db: sqlite3.Connection, known: Iterable[Channel], now_ms: int) -> None
     """A file of before there was a ledger begins it with what its channels have charged."""
     db.execute(_CREATE)
     lines = (ledger.adopted(one.channel_id, one.charged) for one in known if one.charged)
-    write(db, [(now_ms, line) for line in lines])
+    db.executemany(f"{_INSERT} (?,?)", [(now_ms, line) for line in lines])
 
 
 def write(db: sqlite3.Connection, lines: Sequence[tuple[int, bytes]]) -> None:
-    db.executemany("INSERT INTO ledger (at_ms, line) VALUES (?, ?)", lines)
+    """In one statement: `executemany` would give up the interpreter lock for each line."""
+    rows = ",".join(["(?,?)"] * len(lines))
+    db.execute(f"{_INSERT} {rows}", [value for line in lines for value in line])
 
 
 def read(db: sqlite3.Connection, after: str, until_ms: int, limit: int) -> list[Row]:

@@ -4,7 +4,7 @@ from helpers.channels import CHANNEL_ID, CONFIG, NETWORK, chain, voucher
 from helpers.racers import ticket
 from helpers.stores import Time
 
-from paywall.protocol.limits import ANSWER_SECONDS, HOLD_SECONDS
+from paywall.protocol.limits import ANSWER_SECONDS, HOLD_SECONDS, MAX_PASS_SECONDS
 from paywall.stores.memory import MemoryStore
 
 
@@ -38,6 +38,22 @@ async def test_a_dead_workers_entry_in_front_holds_up_the_others_only_until_it_e
     for number in range(202, 303):
         await pay(store, number)
     assert len(store._entries) == 101
+
+
+async def test_what_lives_for_a_year_in_front_holds_up_nobody() -> None:
+    time = Time()
+    store = MemoryStore(clock=time)
+    for name in (b"a pass", b"another"):
+        assert await store.spend(name, "owner", MAX_PASS_SECONDS * 1000)
+    sizes = []
+    for number in range(1, 2001):
+        time.seconds += 1
+        if number % 60 == 1:
+            await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10**9, read_at_ms=time.ms()), 0)
+        await pay(store, number)
+        sizes.append(len(store._entries))
+    assert max(sizes) <= ANSWER_SECONDS + HOLD_SECONDS + 2
+    assert not await store.spend(b"a pass", "somebody else", 1)
 
 
 async def test_a_question_about_an_unknown_payment_leaves_nothing_behind() -> None:

@@ -177,6 +177,19 @@ async def test_verbs_that_wait_travel_in_one_transaction(
     assert len(batches) <= 5
 
 
+async def test_verbs_of_one_turn_of_the_event_loop_share_a_commit_and_so_do_those_they_lead_to(
+    batches: list[int], store: SqliteStore
+) -> None:
+    async def pay(number: int) -> int:
+        await store.reserve(CHANNEL_ID, voucher(number), 1, f"r{number}")
+        return (await store.charge(CHANNEL_ID, f"r{number}", 1)).charged
+
+    batches.clear()
+    charged = await asyncio.gather(*(pay(number) for number in range(1, 51)))
+    assert charged == list(range(1, 51))
+    assert batches == [50, 50]
+
+
 async def test_a_refusal_spoils_nothing_that_travels_with_it(store: SqliteStore) -> None:
     outcomes = await asyncio.gather(
         store.reserve(CHANNEL_ID, voucher(10), 10, "a"),
