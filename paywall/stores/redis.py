@@ -88,15 +88,15 @@ class RedisStore(RedisLeases, RedisTallies):
     # -- Requests --------------------------------------------------------------------------------
 
     async def look_up(self, channel_id: bytes, ticket: Ticket) -> None:
-        key = self._key(channel_id)
-        keys = (key + b":h", _entry(key, ticket))
+        key, holds = self._pair(channel_id)
+        keys = (key, holds, _entry(key, ticket))
         words = await self._run("look_up", channel_id, keys, (ticket.fingerprint,))
         if words != [b"ok"]:
             _raise(words, channel_id)
 
     async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
-        key = self._key(channel_id)
-        keys = (key + b":h", _entry(key, ticket))
+        key, holds = self._pair(channel_id)
+        keys = (key, holds, _entry(key, ticket))
         words = await self._run("refuse", channel_id, keys, (ticket.fingerprint,))
         if words != [b"ok"]:
             _raise(words, channel_id)
@@ -140,8 +140,8 @@ class RedisStore(RedisLeases, RedisTallies):
         raise HoldLost("the hold of this request is gone")
 
     async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
-        key = self._key(channel_id)
-        keys = (key, key + b":h", *([_entry(key, ticket)] if ticket else ()))
+        key, holds = self._pair(channel_id)
+        keys = (key, holds, _entry(key, ticket)) if ticket else (key, holds)
         await self._run("release", channel_id, keys, (request,))
 
     async def renew(self, holds: list[tuple[bytes, str]]) -> None:
@@ -149,7 +149,7 @@ class RedisStore(RedisLeases, RedisTallies):
         for channel_id, request in holds:
             requests[channel_id].append(request)
         renewals = (
-            self._run("renew", channel_id, (self._key(channel_id) + b":h",), names)
+            self._run("renew", channel_id, self._pair(channel_id), names)
             for channel_id, names in requests.items()
         )
         await asyncio.gather(*renewals)

@@ -169,3 +169,5 @@ async def _check_schema(calls: Calls, url: RedisUrl) -> None:
             f"{url.show()}: its channels have schema version {int(text)}, written by a newer "
             f"paywall; this one reads up to {SCHEMA_VERSION}"
         )
+    if int(text) < SCHEMA_VERSION:  # an older one could not read what this one writes
+        await lane.ask("SET", key, str(SCHEMA_VERSION))

@@ -1,12 +1,11 @@
-"""A channel as Redis keeps it: one string, and a hash of its holds.
+"""A channel as Redis keeps it: one string, and a hash of the holds that have no place in it.
 
 What stands where is written in `lua/prelude.lua`; the scripts alone write records, here they are
 read. What never changes of a channel is packed once, and so is not known to the scripts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
-from itertools import islice
 from typing import Final
 
 import msgspec
@@ -24,7 +23,7 @@ from paywall.protocol.errors import StoreUnavailable
 from paywall.protocol.limits import REMEMBERED_CHARGES
 from paywall.protocol.money import Address
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _SIGNATURE_BYTES: Final = 65
 
 Flat = list[bytes]
@@ -76,22 +75,19 @@ def channel(channel_id: bytes, record: bytes, holds: Flat, now_ms: int = 0) -> C
     Raises StoreUnavailable for a record that cannot be read.
     """
     try:
-        return _channel(channel_id, record, _holds(holds), now_ms)
+        return _channel(channel_id, record, holds, now_ms)
     except (IndexError, ValueError, TypeError, msgspec.DecodeError) as error:
         raise StoreUnavailable("a channel record is damaged") from error
 
 
-def _channel(channel_id: bytes, record: bytes, every: dict[str, Hold], now_ms: int) -> Channel:
-    head, window, done, tail = record[1:].split(b"\n", 3)
-    words = iter(head.split())
-    balance, claimed, charged = map(int, islice(words, 3))
-    voucher, tail = _voucher(next(words), tail)
-    floor, _, _, _, _, withdrawn, requested_at, _, read_at, nonce, block, used_at_ms = map(
-        int, islice(words, 12)
-    )
-    refunding = _refunding(words, now_ms)
-    proof, tail = _voucher(next(words), tail)
+def _channel(channel_id: bytes, record: bytes, others: Flat, now_ms: int) -> Channel:
+    head, told, rare, hold, window, done, tail = record[1:].split(b"\n", 6)
+    charged, _, _, _, promised, floor, _, used_at_ms = head.split()
+    refunding, proven = _rare(rare, now_ms)
+    voucher, tail = _voucher(promised, tail)
+    proof, tail = _voucher(proven, tail)
     static = _decode(tail)
+    every = _holds(hold, others)
     live = {key: hold for key, hold in every.items() if hold.deadline_ms > now_ms}
     dead = {hold.amount for key, hold in every.items() if key not in live}
     return Channel(
@@ -106,14 +102,14 @@ def _channel(channel_id: bytes, record: bytes, every: dict[str, Hold], now_ms: i
             static.withdraw_delay_seconds,
             static.salt,
         ),
-        ChainState(balance, claimed, withdrawn, requested_at, nonce, block, read_at),
-        charged=charged,
+        ChainState(*map(int, told.split()[:-1])),
+        charged=int(charged),
         voucher=voucher,
         holds=live,
         seen=tuple(sorted(set(map(int, window.split())) - dead)),
-        floor=floor,
+        floor=int(floor),
         refunding=refunding,
-        used_at_ms=used_at_ms,
+        used_at_ms=int(used_at_ms),
         done=tuple(done.decode().split()[-REMEMBERED_CHARGES:]),
         proof=proof,
     )
@@ -126,13 +122,19 @@ def _voucher(amount: bytes, tail: bytes) -> tuple[Voucher | None, bytes]:
     return Voucher(int(amount), tail[:_SIGNATURE_BYTES]), tail[_SIGNATURE_BYTES:]
 
 
-def _holds(flat: Flat) -> dict[str, Hold]:
-    pairs = zip(flat[::2], flat[1::2], strict=True)
+def _holds(first: bytes, others: Flat) -> dict[str, Hold]:
+    pairs = [*zip(others[::2], others[1::2], strict=True)]
+    if first:
+        *words, request = first.split(b" ", 3)
+        pairs.append((request, b" ".join(words)))
     return {request.decode(): Hold(*map(int, words.split())) for request, words in pairs}
 
 
-def _refunding(words: Iterator[bytes], now_ms: int) -> Refunding | None:
-    amount, deadline_ms, request = islice(words, 3)
+def _rare(words: bytes, now_ms: int) -> tuple[Refunding | None, bytes]:
+    """What is set aside, and the amount of the proof."""
+    if not words:
+        return None, b"-"
+    amount, deadline_ms, request, proven = words.split()
     if amount == b"-" or int(deadline_ms) <= now_ms:
-        return None
-    return Refunding(int(amount), int(deadline_ms), request.decode())
+        return None, proven
+    return Refunding(int(amount), int(deadline_ms), request.decode()), proven

@@ -77,9 +77,14 @@ def source(name: str) -> bytes:
 @cache
 def prelude() -> dict[str, bytes]:
     """What a verb may use, by name: each uses at most what stands before it."""
-    bounds = {name: b"local %b = %d\n" % (name.encode(), value) for name, value in _BOUNDS.items()}
+    bounds = {name: b"local %b = %b\n" % (name.encode(), _number(name)) for name in _BOUNDS}
     pieces = _PIECE.finditer(source("prelude"))
     return bounds | {piece[1].decode(): piece[0] for piece in pieces}
+
+
+def _number(bound: str) -> bytes:
+    """A time as a text, for commands take texts; Lua calculates with it all the same."""
+    return b"'%d'" % _BOUNDS[bound] if bound.endswith("_MS") else b"%d" % _BOUNDS[bound]
 
 
 def whole_text(name: str, pieces: dict[str, bytes]) -> bytes:

@@ -167,7 +167,8 @@ async def test_case_42_every_key_of_a_channel_carries_its_bucket(
 ) -> None:
     channel_id = await open_channel(store)
     await charge_next(store, channel_id, 5)
-    await store.reserve(channel_id, voucher(9), 1, "held")
+    for total, request in ((9, "held"), (10, "held too")):
+        await store.reserve(channel_id, voucher(total), 1, request)
     bucket, name = f"paywall:{{{channel_id[0]:02x}}}:", channel_id.hex()
     with server.client() as client:
         keys = set(client.keys("*")) - {"paywall:schema"}

@@ -65,7 +65,7 @@ def test_charge_is_written_as_a_packer_writes_it(
 
 
 def test_a_bound_is_in_the_script_and_not_sent() -> None:
-    bounds = re.findall(rb"^local ([A-Z_]+) = (\d+)$", scripts()["reserve"].text, re.MULTILINE)
+    bounds = re.findall(rb"^local ([A-Z_]+) = '?(\d+)'?$", scripts()["reserve"].text, re.MULTILINE)
     assert {
         (b"HOLD_MS", b"60000"),
         (b"MAX_HOLDS", b"64"),

@@ -124,6 +124,48 @@ async def test_case_43_a_refund_set_aside_in_a_hash_stays_set_aside(
     assert (await record_of(store, CHANNEL_ID)) == EXPECTED
 
 
+def write_version_1(server: RedisServer, **changes: str) -> None:
+    """The words in one line, and every hold in the hash."""
+    write_hash(server)
+    words = {name: value for name, value in HASH.items() if isinstance(value, str)} | changes
+    names = "b k c v f n hp hn he wa wt dl rd rn bl u ra rx rq pv"
+    head = "".join(f"{words.get(name, '-')} " for name in names.split())
+    signatures = [voucher(60).signature, voucher(90).signature]
+    static = redis_records.pack_static(NETWORK, CONFIG)
+    text = f"\x01{head}\n{words['w']}\n{words['d']}\n".encode()
+    with server.client() as client:
+        client.set(KEY, b"".join([text, *signatures, static]))
+
+
+async def test_case_43_a_record_of_version_1_is_read(server: RedisServer, store: Store) -> None:
+    write_version_1(server)
+    before = server.command("DEBUG", "DIGEST-VALUE", KEY)
+    assert await store.channel(CHANNEL_ID) == EXPECTED
+    with pytest.raises(RefusedByChannel) as refusal:
+        await store.reserve(CHANNEL_ID, voucher(50), 1, "again")
+    assert refusal.value.channel == EXPECTED
+    assert server.command("DEBUG", "DIGEST-VALUE", KEY) == before, "nothing is written"
+
+
+async def test_case_43_a_record_of_version_1_goes_on(server: RedisServer, store: Store) -> None:
+    write_version_1(server)
+    await store.reserve(CHANNEL_ID, voucher(70), 5, "next")
+    assert (await record_of(store, CHANNEL_ID)).holds.keys() == {"held", "next"}
+    assert (await store.charge(CHANNEL_ID, "held", 9)).charged == 49
+    assert (await store.charge(CHANNEL_ID, "next", 5)).charged == 54
+    after = await record_of(store, CHANNEL_ID)
+    assert (after.voucher, after.proof) == (voucher(70), voucher(90))
+    assert (after.holds, after.done) == ({}, ("done1", "done2", "held", "next"))
+
+
+async def test_case_43_what_a_record_of_version_1_set_aside_stays_set_aside(
+    server: RedisServer, store: Store
+) -> None:
+    write_version_1(server, ra="5", rx=str(LATER_MS), rq="refund")
+    assert (await record_of(store, CHANNEL_ID)).refunding == Refunding(5, LATER_MS, "refund")
+    assert await store.end_refund(CHANNEL_ID, None) == EXPECTED
+
+
 async def test_case_43_the_entry_of_a_payment_that_is_a_hash_is_read(
     server: RedisServer, store: Store
 ) -> None:
@@ -148,7 +190,7 @@ async def test_case_43_the_entry_of_a_payment_that_is_a_hash_is_read(
 
 _SPOILS = {
     "a string": ("SET", "10 20 30"),
-    "a later version": ("SETRANGE", "0", "\x02"),
+    "a later version": ("SETRANGE", "0", "\x03"),
     "a hash": ("HSET", "b", "1"),
     "a list": ("RPUSH", "1"),
 }
@@ -174,6 +216,59 @@ async def test_case_43_a_record_that_is_not_ours_is_not_guessed_at(
             await verb
     assert server.command("DEBUG", "DIGEST-VALUE", KEY) == before
     assert await store.claimable() == []
+
+
+# -- Holds ---------------------------------------------------------------------------------------
+
+
+def holds_outside(server: RedisServer) -> object:
+    """The requests whose holds are not in the record."""
+    return server.command("HKEYS", f"{KEY}:h")
+
+
+async def test_one_request_at_a_time_is_one_key(server: RedisServer, store: Store) -> None:
+    await open_channel(store)
+    for total in range(1, 4):
+        await store.reserve(CHANNEL_ID, voucher(total), 1, f"r{total}")
+        assert holds_outside(server) == []
+        assert (await record_of(store, CHANNEL_ID)).held == 1
+        assert (await store.charge(CHANNEL_ID, f"r{total}", 1)).charged == total
+
+
+async def test_holds_in_the_record_and_beside_it_are_alike(
+    server: RedisServer, store: Store
+) -> None:
+    """Whichever ends first, and however."""
+    await open_channel(store)
+    for total, name in enumerate("abc", 1):
+        await store.reserve(CHANNEL_ID, voucher(total), 1, name)
+    assert set(holds_outside(server)) == {"b", "c"}  # type: ignore[call-overload]
+    before = await record_of(store, CHANNEL_ID)
+    await store.renew([(CHANNEL_ID, name) for name in "abcd"])
+    after = await record_of(store, CHANNEL_ID)
+    for name in "abc":
+        assert after.holds[name].deadline_ms >= before.holds[name].deadline_ms
+    assert (await store.charge(CHANNEL_ID, "b", 1)).held == 2
+    await store.release(CHANNEL_ID, "a")
+    await store.reserve(CHANNEL_ID, voucher(1), 1, "d")
+    assert holds_outside(server) == ["c"]
+    with pytest.raises(RefusedByChannel):
+        await store.reserve(CHANNEL_ID, voucher(9), 1, "d")
+    standing = [await store.charge(CHANNEL_ID, name, 1) for name in "cd"][-1]
+    assert (standing.charged, standing.held) == (3, 0)
+    for name in "ax":
+        with pytest.raises(HoldLost):
+            await store.charge(CHANNEL_ID, name, 1)
+
+
+async def test_a_name_that_begins_or_ends_like_another_is_another(store: Store) -> None:
+    await open_channel(store)
+    await store.reserve(CHANNEL_ID, voucher(5), 5, "a b")
+    for name in ("a", "b", "a b c", " a b"):
+        await store.release(CHANNEL_ID, name)
+        with pytest.raises(HoldLost):
+            await store.charge(CHANNEL_ID, name, 5)
+    assert (await store.charge(CHANNEL_ID, "a b", 5)).charged == 5
 
 
 # -- Amounts, signatures, names ------------------------------------------------------------------

@@ -11,6 +11,7 @@ from helpers.redis_store import charge_next, open_channel, store_at
 
 from paywall.protocol.errors import ConfigurationError, PaymentError, StoreUnavailable
 from paywall.stores import open_store
+from paywall.stores.redis_records import SCHEMA_VERSION
 from paywall.stores.redis_url import RedisUrl, parse_redis_url
 
 SECRET = "s3cret-w0rd"
@@ -145,7 +146,7 @@ async def test_something_that_is_not_redis_at_all(tmp_path: Path) -> None:
     [
         (("LPUSH", "paywall:schema", "x"), "somebody else's"),
         (("SET", "paywall:schema", "hello"), "somebody else's"),
-        (("SET", "paywall:schema", "2"), "newer paywall"),
+        (("SET", "paywall:schema", "3"), "newer paywall"),
     ],
 )
 async def test_case_43_keys_that_are_not_ours_or_too_new(
@@ -157,6 +158,17 @@ async def test_case_43_keys_that_are_not_ours_or_too_new(
         assert said in await complaint(with_password(server), ConfigurationError)
         async with store_at(with_password(server, rest="?prefix=other")):
             pass
+        admin.flushall()
+
+
+async def test_case_43_a_paywall_of_before_does_not_start_on_what_this_one_writes(
+    server: RedisServer,
+) -> None:
+    with server.client(SECRET) as admin:
+        admin.flushall()
+        admin.set("paywall:schema", "1")
+        async with store_at(with_password(server)):
+            assert admin.get("paywall:schema") == str(SCHEMA_VERSION)
         admin.flushall()
 
 

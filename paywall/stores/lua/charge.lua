@@ -14,8 +14,8 @@ if fingerprint then
   local _, whose, expires, total = entry_of(entry_key)
   if total and whose == request and expires > now then return standing(r) end
 end
-local hold = redis.call('HGET', holds, request)
-if not hold then
+local price, held_amount, _, inside = hold_of(r, holds, request)
+if not price then
   -- It may be among those charged last; what stands before them counts no longer.
   local word, at = ' ' .. request .. ' ', 0
   repeat
@@ -27,7 +27,6 @@ if not hold then
   until not at
   return {'lost'}
 end
-local price, held_amount = parsed(hold)
 if less(price, amount) then return {'above'} end
 
 if amount == '0' then
@@ -39,8 +38,7 @@ else
   index(KEYS[3], ARGV[3], r.v, r.c, r.k)
   note(log, line)
 end
-redis.call('HDEL', holds, request)
-r.hp, r.hn = sub(r.hp, price), r.hn - 1
+drop_hold(r, holds, request, price, inside)
 if amount == '0' or not fingerprint then
   -- There is no entry that could remember it.
   r.d = r.d .. request .. ' '
@@ -56,12 +54,14 @@ end
 
 -- Nothing that was promised is outstanding: what was seen need not be remembered one by one.
 if add(r.c, r.hp) == r.v then
-  if r.hn == 0 then
-    r.f, r.w, r.n = max(r.f, r.v), ' ', 0
+  if r.hn == '0' then
+    r.f, r.w, r.n = max(r.f, r.v), ' ', '0'
   elseif tonumber(r.n) > WINDOW / 2 then
+    local others = redis.call('HVALS', holds)
+    if r.h ~= '' then others[#others + 1] = r.h end
     local lowest
-    for _, other in ipairs(redis.call('HVALS', holds)) do
-      local _, its_amount = parsed(other)
+    for _, other in ipairs(others) do
+      local its_amount = string.match(other, '^%d+ (%d+)')
       if not lowest or less(its_amount, lowest) then lowest = its_amount end
     end
     r.f = max(r.f, sub(lowest, '1'))

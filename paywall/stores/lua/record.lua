@@ -5,17 +5,19 @@
 --       voucher that it was taken from ('' without one)
 local key, id = KEYS[1], ARGV[1]
 local r = load(key)
-ours(KEYS[2], KEYS[3])
+-- These fail, before anything is written, when they are somebody else's.
+redis.call('HLEN', KEYS[2])
+redis.call('ZCARD', KEYS[3])
 redis.call('XLEN', KEYS[4])
 local before = r and r.c or '0'
 if not r then
   local balance, claimed, evidence = ARGV[2], ARGV[3], ARGV[11]
   local charged = max(claimed, less(balance, evidence) and balance or evidence)
-  r = {bl = '0', c = charged, s = ARGV[9], dl = ARGV[10], f = charged, w = ' ', n = 0, hp = '0', hn = 0,
-    he = '0', d = ' ', u = '0'}
+  r = {c = charged, tail = ARGV[9], dl = ARGV[10], f = charged, w = ' ', n = 0, hp = '0', hn = 0,
+    he = '0', h = '', d = ' ', u = '0'}
   local voucher = ARGV[12]
   if voucher ~= '' and less('0', charged) and not less(voucher, charged) then
-    r.v, r.g = voucher, ARGV[13]
+    r.v, r.tail = voucher, ARGV[13] .. r.tail
   end
   redis.call('ZADD', KEYS[5], 0, id)
 end

@@ -1,11 +1,19 @@
 -- Keeps the holds of requests that still run; one that is gone is passed over.
--- KEYS  holds    ARGV  request...
+-- KEYS  record, holds    ARGV  request...
+local key, holds = KEYS[1], KEYS[2]
+local r = load(key)
+if not r then return {'ok'} end
 local deadline = integer(now_ms() + HOLD_MS)
-for at = 1, #ARGV do
-  local hold = redis.call('HGET', KEYS[1], ARGV[at])
-  if hold then
-    local price, amount = parsed(hold)
-    redis.call('HSET', KEYS[1], ARGV[at], price .. ' ' .. amount .. ' ' .. deadline)
+for _, request in ipairs(ARGV) do
+  local price, amount, _, inside = hold_of(r, holds, request)
+  if price then
+    local hold = price .. ' ' .. amount .. ' ' .. deadline
+    if inside then
+      r.h = hold .. ' ' .. request
+      save(key, r)
+    else
+      redis.call('HSET', holds, request, hold)
+    end
   end
 end
 return {'ok'}
