@@ -32,12 +32,16 @@ class Choice:
         self._payer = payer
         self._understood: dict[tuple[str, bytes], AnyIntent] = {}
 
-    def channel(self, origin: str, quote: PaymentRequired) -> Intent:
-        """The best channel that is allowed. Raises NoAcceptableOffer or OverBudget."""
-        for intent in self.rank(origin, quote):
-            if isinstance(intent, Intent):
-                return intent
-        raise NoAcceptableOffer(f"{origin} offers no channel")
+    def channels(self, origin: str, quote: PaymentRequired) -> list[Intent]:
+        """The channels that are offered, the cheapest first, at any price: for what costs nothing.
+
+        Raises NoAcceptableOffer when there is none that policy allows.
+        """
+        fit = self._fit(origin, quote)
+        found = [intent for intent in fit if isinstance(intent, Intent)]
+        if not found:
+            raise NoAcceptableOffer(f"{origin} offers no channel")
+        return sorted(found, key=lambda intent: intent.price)
 
     def rank(
         self,
@@ -49,11 +53,7 @@ class Choice:
 
         Raises NoAcceptableOffer or OverBudget when there is none.
         """
-        self._policy.refuse_origin(origin)
-        fit, complaints = self._fitting(origin, quote)
-        if not fit:
-            why = "; ".join(complaints[:MAX_COMPLAINTS]) or "there is none"
-            raise NoAcceptableOffer(f"{origin} makes no offer that this wallet accepts: {why}")
+        fit = self._fit(origin, quote)
         ceiling = self._policy.per_request
         affordable = [intent for intent in fit if intent.price <= ceiling]
         if not affordable:
@@ -73,6 +73,14 @@ class Choice:
         if isinstance(intent, ExactIntent):
             return 1
         return 0 if self._policy.expect_more or is_open(intent) else 2
+
+    def _fit(self, origin: str, quote: PaymentRequired) -> list[AnyIntent]:
+        self._policy.refuse_origin(origin)
+        fit, complaints = self._fitting(origin, quote)
+        if not fit:
+            why = "; ".join(complaints[:MAX_COMPLAINTS]) or "there is none"
+            raise NoAcceptableOffer(f"{origin} makes no offer that this wallet accepts: {why}")
+        return fit
 
     def _fitting(self, origin: str, quote: PaymentRequired) -> tuple[list[AnyIntent], list[str]]:
         fit, complaints = [], []

@@ -22,12 +22,14 @@ from paywall.cli_keys import (
 )
 from paywall.confirmations import Receipt
 from paywall.console import Json, err, print_json, print_rows
+from paywall.events import Event, Paid
 from paywall.offers import AnyIntent, Intent, Payer
 from paywall.old_providers import heard
 from paywall.places import origin_of, quote_of
 from paywall.policy import Limits, policy_of
 from paywall.protocol.errors import AgentError, ConfigurationError
 from paywall.protocol.money import KNOWN_ASSETS, ZERO_ADDRESS, parse_address
+from paywall.protocol.schemes import exact
 from paywall.protocol.x402 import (
     Malformed,
     PaymentRequired,
@@ -87,18 +89,24 @@ def fetch(
     ask = _Ask(_method(method, data), url, _headers(headers), _body(data))
     if dry_run:
         return _show_quote(ask, limits, as_json)
-    wallet = open_wallet(state, limits)
+    events: list[Event] = []
+    wallet = open_wallet(state, limits, events.append)
     try:
         with paywall.Client(wallet=wallet, follow_redirects=True, timeout=FETCH_SECONDS) as client:
             answer = client.send(ask.request(client), stream=True)
             try:
-                receipt = _deliver(answer, output, include, as_json)
+                receipt = paywall.receipt(answer)
+                charged, transaction = _cost(receipt, events)
+                if as_json:
+                    _print(answer, charged, transaction)
+                else:
+                    _deliver(answer, output, include)
             finally:
                 answer.close()
     finally:
         wallet.close()
-    if receipt and receipt.charged is not None and not as_json:
-        err.print(f"[dim]paid {receipt.charged} atomic units[/]")
+    if receipt and charged is not None and not as_json:
+        err.print(f"[dim]paid {charged} atomic units[/]")
     if answer.is_error:
         raise AgentError(f"{url} answered {answer.status_code}")
 
@@ -141,17 +149,28 @@ def _body(data: str | None) -> bytes | None:
     return data.encode()
 
 
-def _deliver(
-    answer: httpx.Response, output: Path | None, include: bool, as_json: bool
-) -> Receipt | None:
-    """The body to where it is wanted, as it comes; the receipt."""
-    receipt = paywall.receipt(answer)
-    if as_json:
-        answer.read()
-        charged, made = (receipt.charged, receipt.transaction) if receipt else (0, "")
-        told = {"status": answer.status_code, "charged": charged, "transaction": made}
-        print_json({**told, "headers": dict(answer.headers), "body": answer.text})
-        return receipt
+def _cost(receipt: Receipt | None, events: list[Event]) -> tuple[int | None, str]:
+    """What an answer cost, and in which transaction, if it took one.
+
+    A channel's receipt says what was charged. A single transfer costs what was signed.
+    """
+    if receipt is None:
+        return 0, ""
+    if receipt.charged is not None:
+        return receipt.charged, receipt.transaction
+    transfers = [e for e in events if isinstance(e, Paid) and e.scheme == exact.SCHEME]
+    return transfers[-1].amount if transfers else None, receipt.transaction
+
+
+def _print(answer: httpx.Response, charged: int | None, transaction: str) -> None:
+    """The answer as JSON."""
+    answer.read()
+    told = {"status": answer.status_code, "charged": charged, "transaction": transaction}
+    print_json({**told, "headers": dict(answer.headers), "body": answer.text})
+
+
+def _deliver(answer: httpx.Response, output: Path | None, include: bool) -> None:
+    """The body to where it is wanted, as it comes."""
     with _opened(output) as file:
         if include:
             file.write(f"{answer.http_version} {answer.status_code}\r\n".encode())
@@ -160,7 +179,6 @@ def _deliver(
         for chunk in answer.iter_bytes():
             file.write(chunk)
             file.flush()
-    return receipt
 
 
 @contextmanager

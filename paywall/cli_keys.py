@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from paywall.events import OnEvent
 from paywall.keyring import KEY_VARIABLE, KEYSTORE_VARIABLE
 from paywall.keys import LocalKey, local_key
 from paywall.keystore import PASSWORD_VARIABLE, read_keystore
@@ -52,9 +53,11 @@ def limits_of(per_request: str, total: str, per_day: str | None, deposit: str) -
     return told
 
 
-def open_wallet(state: str | None, limits: Limits | None = None) -> Wallet:
+def open_wallet(
+    state: str | None, limits: Limits | None = None, on_event: OnEvent | None = None
+) -> Wallet:
     """The wallet of whoever runs this. Raises ConfigurationError."""
-    return Wallet(signer(), state=state, **(limits or Limits()))
+    return Wallet(signer(), state=state, on_event=on_event, **(limits or Limits()))
 
 
 def signer() -> LocalKey:

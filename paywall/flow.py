@@ -21,7 +21,7 @@ from typing import Final
 import httpx
 
 from paywall import signing_in
-from paywall.asking import ApprovalNeeded
+from paywall.asking import Approval, ApprovalNeeded
 from paywall.books import AnyPromise
 from paywall.confirmations import moved, settlement
 from paywall.either import can_be_replayed, is_sent_away, with_header
@@ -38,6 +38,7 @@ from paywall.protocol.errors import (
     Reason,
 )
 from paywall.protocol.x402 import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, PaymentRequired, printable
+from paywall.questions import Question
 from paywall.sending import Agreement, Flow, ask_refund, send
 from paywall.signing_in import payable
 from paywall.turns import Turn, Wait
@@ -122,11 +123,8 @@ def refund(wallet: Wallet, request: httpx.Request, amount: int | None, lane: int
             )
     tried: set[str] = set()
     while True:
-        intent = wallet.choose(origin_of(request.url), quote).lane(lane)
-        account = wallet.file.account(intent.channel_id)
-        if account is None:
-            raise AgentError(f"this wallet has no channel with {intent.origin}")
-        header = wallet.sign_refund(intent, account, amount, "ref_" + token_hex(16))
+        intent, account = wallet.own_channel(origin_of(request.url), quote, lane)
+        header = yield from wallet.signing_refund(intent, account, amount, "ref_" + token_hex(16))
         is_named = once.EXTENSION in (intent.extensions or {})
         asking = with_header(request, PAYMENT_SIGNATURE, header)
         response = yield from ask_refund(asking, is_named)
@@ -154,6 +152,7 @@ def _begin(
 
 def _begin_one(wallet: Wallet, intent: AnyIntent, path: str) -> Agreement[AnyPromise]:
     turn: Turn | None = None
+    question: Question | None = None
     approved = 0
     try:
         while True:
@@ -165,10 +164,31 @@ def _begin_one(wallet: Wallet, intent: AnyIntent, path: str) -> Agreement[AnyPro
                 turn = wait.turn
                 yield turn
                 continue
-            approved = yield from wallet.ask(approval)
+            question = question or Question()
+            approved = yield from _approved(wallet, approval, question)
     finally:
+        if question:
+            wallet.questions.end(question)
         if turn and isinstance(intent, Intent):
             wallet.books.leave(intent, turn)
+
+
+def _approved(wallet: Wallet, approval: Approval, mine: Question) -> Agreement[int]:
+    """The amount that the owner allows; nothing, when another's answer may have made it needless.
+
+    Raises NotApproved.
+    """
+    question = wallet.questions.put(approval, mine)
+    if question is mine:
+        try:
+            return (yield from wallet.ask(approval))
+        except NotApproved:
+            mine.denied = approval.amount
+            raise
+    yield from question.wait()
+    if question.denies(approval):
+        raise NotApproved(f"the owner did not allow a {approval}")
+    return 0
 
 
 def _next_quote(

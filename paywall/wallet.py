@@ -47,6 +47,7 @@ from paywall.protocol.x402 import (
     encode_json,
     show_address,
 )
+from paywall.questions import Questions
 from paywall.signing import (
     deposit_request,
     signature,
@@ -105,6 +106,7 @@ class Wallet:
         self.clock = clock
         self._approve = approve
         self.events = Events(on_event)
+        self.questions = Questions()
         self._choice = Choice(self.policy, self.payer)
         self.file = open_state(state or default_state(self.address), clock, self.policy.history)
         self.books = Books(
@@ -144,9 +146,16 @@ class Wallet:
         ]
         return chosen[max(0, len(chosen) - limit) :]
 
-    def choose(self, origin: str, quote: PaymentRequired) -> Intent:
-        """The cheapest channel that policy allows. Raises NoAcceptableOffer or OverBudget."""
-        return self._choice.channel(origin, quote)
+    def own_channel(self, origin: str, quote: PaymentRequired, lane: int) -> tuple[Intent, Account]:
+        """The channel of ours with this number, as the provider's terms name it, whatever it asks
+
+        for a request by now. Raises NoAcceptableOffer, or AgentError when there is none.
+        """
+        for intent in self._choice.channels(origin, quote):
+            its = intent.lane(lane)
+            if (account := self.file.account(its.channel_id)) is not None:
+                return its, account
+        raise AgentError(f"this wallet has no channel with {origin}")
 
     def rank(self, origin: str, quote: PaymentRequired) -> list[AnyIntent]:
         """The offers that policy allows, the best first. Raises NoAcceptableOffer or OverBudget."""
@@ -205,11 +214,14 @@ class Wallet:
             payload = batch.deposit_payload(config, voucher, deposit)
         return _header(intent, payload, _with_id(promise))
 
-    def sign_refund(
+    def signing_refund(
         self, intent: Intent, account: Account, amount: int | None, payment_id: str
-    ) -> str:
-        """The header that asks for `amount` back (None: all that is left), under a name."""
-        voucher = _at_once(self._voucher(intent, account.charged))
+    ) -> Asking[str]:
+        """The header that asks for `amount` back (None: all that is left), under a name.
+
+        Raises SigningFailed.
+        """
+        voucher = yield from self._voucher(intent, account.charged)
         payload = batch.refund_payload(Raw(account.config), intent.channel_id, voucher, amount)
         return _header(intent, payload, _named(intent.extensions, payment_id))
 

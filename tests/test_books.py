@@ -14,6 +14,7 @@ from helpers.agent import (
     Clock,
     Json,
     channel_of,
+    choose,
     corrected,
     make_wallet,
     offer,
@@ -56,7 +57,7 @@ def wallet(make: Make) -> Wallet:
 
 
 def want(wallet: Wallet, price: int = PRICE, origin: str = ORIGIN, **offered: object) -> Intent:
-    return wallet.choose(origin, quote(offer(price, **offered)))
+    return choose(wallet, origin, quote(offer(price, **offered)))
 
 
 def account(wallet: Wallet, intent: Intent) -> Account:

@@ -8,6 +8,7 @@ from helpers.agent import (
     PRICE,
     Clock,
     channel_of,
+    choose,
     corrected,
     make_wallet,
     offer,
@@ -112,7 +113,7 @@ def test_a_refusal_says_which_limit_and_how_much_is_left(limits, spending, host,
 
 
 def want(wallet: Wallet, origin: str = ORIGIN) -> Intent:
-    return wallet.choose(origin, quote(offer()))
+    return choose(wallet, origin, quote(offer()))
 
 
 def settled(wallet: Wallet, promise: Promise, charged: int = PRICE) -> None:
@@ -147,7 +148,7 @@ def test_case_45_a_minute_a_day_and_a_host_are_held_to_the_unit():
 
 def test_what_was_not_taken_renews_the_minute_and_what_is_unknown_does_not():
     wallet = make_wallet(per_minute="$0.002")
-    intent = wallet.choose(ORIGIN, quote(offer(window=None)))
+    intent = choose(wallet, ORIGIN, quote(offer(window=None)))
     settled(wallet, wallet.books.begin(intent))
     wallet.books.release(wallet.books.begin(intent))
     settled(wallet, wallet.books.begin(intent), charged=400)
@@ -181,7 +182,7 @@ def test_case_45_an_old_count_that_is_corrected_gives_no_minute_back():
     """It was counted in a minute of its own; today's minute has real charges in it."""
     clock = Clock()
     wallet = make_wallet(clock=clock, per_minute="$0.004")
-    intent = wallet.choose(ORIGIN, quote(offer(window=None)))
+    intent = choose(wallet, ORIGIN, quote(offer(window=None)))
     settled(wallet, wallet.books.begin(intent))
     wallet.books.keep(wallet.books.begin(intent))  # lost, and in truth never charged
     clock.now += 50
@@ -222,7 +223,7 @@ def test_case_45_who_refuses_and_keeps_the_vouchers_can_claim_no_more_than_the_c
         told = quote(offer(window=None, payTo="0x" + f"{receiver:040x}"))
         for _ in range(3):
             try:
-                wallet.books.release(wallet.books.begin(wallet.choose(ORIGIN, told)))
+                wallet.books.release(wallet.books.begin(choose(wallet, ORIGIN, told)))
             except OverBudget as refusal:
                 limits.add(refusal.limit)
     claimable = sum(account.signed for account in wallet.file.accounts())
@@ -232,7 +233,7 @@ def test_case_45_who_refuses_and_keeps_the_vouchers_can_claim_no_more_than_the_c
 
 def test_what_was_refused_is_free_for_the_same_channel():
     wallet = make_wallet(per_host="$0.001", per_minute="$0.001", per_day="$0.001")
-    intent = wallet.choose(ORIGIN, quote(offer(window=None)))
+    intent = choose(wallet, ORIGIN, quote(offer(window=None)))
     for _ in range(3):
         wallet.books.release(wallet.books.begin(intent))
     settled(wallet, wallet.books.begin(intent))

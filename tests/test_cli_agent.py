@@ -16,7 +16,7 @@ from secrets import token_hex
 
 import httpx
 import pytest
-from helpers.agent import offer, required
+from helpers.agent import encode, offer, required
 from helpers.chain import NETWORK
 from helpers.redis_server import shared_server
 from helpers.wires import over_http
@@ -166,6 +166,25 @@ def test_a_body_comes_from_a_file(run: Run, tmp_path: Path) -> None:
         assert (status, "No such file" in err) == (2, True)
         assert run("fetch", url, "-H", "nonsense")[0] == 2
         assert run("fetch", url, "-o", f"{tmp_path}/no/such/place")[0] == 2
+
+
+def test_fetch_says_what_a_single_transfer_cost(run: Run) -> None:
+    """No receipt names it: it is what was signed."""
+    told = offer(scheme="exact", extra={"receiverAuthorizer": None, "withdrawDelay": None})
+    made = "0x" + "ab" * 32
+    settled = encode({"success": True, "transaction": made, "network": told["network"]})
+
+    def till(request: httpx.Request) -> httpx.Response:
+        if "payment-signature" not in request.headers:
+            return required(told)
+        return httpx.Response(200, headers={"payment-response": settled}, content=b"bought")
+
+    with over_http(till) as url:
+        status, out, err = run("fetch", url)
+        assert (status, out) == (0, b"bought")
+        assert f"paid {told['amount']} atomic units" in err
+        answer = json.loads(run("fetch", url, "--json")[1])
+    assert (answer["charged"], answer["transaction"]) == (int(told["amount"]), made)
 
 
 def test_an_answer_of_an_error_is_shown_and_the_status_says_so(run: Run) -> None:

@@ -7,13 +7,27 @@ import stat
 import traceback
 from pathlib import Path
 
+import httpx
 import pytest
 from coincurve import PrivateKey
 from eth_account import Account as EthAccount
 from eth_account.messages import encode_typed_data
-from helpers.agent import ASSET, KEY, ORIGIN, PAYER, Clock, offer, quote, read_payment, receipt_of
+from helpers.agent import (
+    ASSET,
+    KEY,
+    ORIGIN,
+    PAYER,
+    Clock,
+    FakeProvider,
+    choose,
+    offer,
+    quote,
+    read_payment,
+    receipt_of,
+)
 from helpers.agent import channel_of as channel_name
 
+from paywall.client import AsyncClient, Client
 from paywall.keys import LocalKey, SigningRequest, canonical, local_key
 from paywall.keystore import create_keystore, open_keystore
 from paywall.offers import ExactIntent, Intent
@@ -227,7 +241,7 @@ class SlowKms(Kms):
 
 
 def want(wallet: Wallet) -> Intent:
-    return wallet.choose(ORIGIN, quote(offer()))
+    return choose(wallet, ORIGIN, quote(offer()))
 
 
 def transfer_of(wallet: Wallet) -> ExactIntent:
@@ -302,6 +316,24 @@ def test_a_signer_that_signs_as_somebody_else_costs_nothing() -> None:
     with pytest.raises(SigningFailed, match="no signature by"):
         wallet.sign(promise)
     assert (wallet.spent(), wallet.file.totals().outlay) == (0, 0)
+    wallet.close()
+
+
+async def test_a_refund_is_signed_by_a_signer_that_is_awaited() -> None:
+    kms, provider = SlowKms(), FakeProvider()
+    wallet = Wallet(kms, state=":memory:", clock=Clock())
+    transport = httpx.MockTransport(provider.later)
+    async with AsyncClient(wallet=wallet, transport=transport) as client:
+        url = f"{ORIGIN}/a"
+        await client.get(url)
+        back = await client.refund(url)
+    assert back.success
+    assert kms.asked == ["voucher", "deposit", "voucher"]
+    with (
+        Client(wallet=wallet, transport=httpx.MockTransport(provider)) as client,
+        pytest.raises(SigningFailed, match="AsyncClient"),
+    ):
+        client.refund(url)
     wallet.close()
 
 

@@ -1,7 +1,10 @@
 """What an owner sees and decides: approval, events, the history, lanes and early top-ups."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ from helpers.agent import (
     Clock,
     FakeProvider,
     channel_of,
+    choose,
     encode,
     make_wallet,
     offer,
@@ -21,6 +25,7 @@ from helpers.agent import (
     receipt_of,
     required,
 )
+from helpers.provider import turns
 
 from paywall.asking import Approval
 from paywall.client import AsyncClient, Client
@@ -52,7 +57,7 @@ def client_of(wallet: Wallet, provider: FakeProvider) -> Client:
 
 
 def want(wallet: Wallet, price: int = PRICE, **offered: Any) -> Intent:
-    return wallet.choose(PLACE, quote(offer(price, **offered)))
+    return choose(wallet, PLACE, quote(offer(price, **offered)))
 
 
 # -- Approval ------------------------------------------------------------------------------------
@@ -158,6 +163,116 @@ async def test_an_owner_may_be_awaited_and_others_go_on_meanwhile(provider) -> N
         "Response",
     ]
     assert wallet.spent() == provider.charged == 3 * PRICE
+    wallet.close()
+
+
+class SlowOwner(Owner):
+    """Thinks until it is told to answer."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(*answers)
+        self.decided = asyncio.Event()
+
+    async def later(self, approval: Approval) -> Any:
+        self.asked.append(approval)
+        await self.decided.wait()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def crowd(wallet: Wallet, provider: FakeProvider, owner: SlowOwner) -> list[Any]:
+    """Ten tasks that meet a new provider at once; the owner decides when all of them have."""
+    transport = httpx.MockTransport(provider.later)
+    async with AsyncClient(wallet=wallet, transport=transport) as client:
+        tasks = [asyncio.create_task(client.get(URL)) for _ in range(10)]
+        await turns(500)
+        assert len(owner.asked) == 1
+        owner.decided.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_many_tasks_that_meet_a_new_provider_ask_for_its_deposit_once(provider) -> None:
+    owner = SlowOwner(True)
+    wallet = make_wallet(approve_above="$0.1", approve=owner.later)
+    answers = await crowd(wallet, provider, owner)
+    assert [answer.json() for answer in answers] == [{"paid": True}] * 10
+    assert [(one.kind, one.amount) for one in owner.asked] == [("deposit", DEPOSIT)]
+    assert wallet.spent() == provider.charged == 10 * PRICE
+    wallet.close()
+
+
+async def test_many_tasks_that_meet_a_new_provider_hear_one_no(provider) -> None:
+    owner = SlowOwner(False)
+    wallet = make_wallet(approve_above="$0.1", approve=owner.later)
+    answers = await crowd(wallet, provider, owner)
+    assert {type(answer) for answer in answers} == {NotApproved}
+    assert (len(owner.asked), wallet.spent(), provider.payments) == (1, 0, [])
+    wallet.close()
+
+
+async def test_when_an_owner_fails_the_next_who_waits_asks(provider) -> None:
+    owner = SlowOwner(ZeroDivisionError("oh"), True)
+    wallet = make_wallet(approve_above="$0.1", approve=owner.later)
+    answers = await crowd(wallet, provider, owner)
+    assert [type(answer) for answer in answers].count(ZeroDivisionError) == 1
+    assert provider.charged == wallet.spent() == 9 * PRICE
+    assert len(owner.asked) == 2
+    wallet.close()
+
+
+async def test_when_who_asks_is_cancelled_the_next_who_waits_asks(provider) -> None:
+    owner = SlowOwner(True)
+    wallet = make_wallet(approve_above="$0.1", approve=owner.later)
+    transport = httpx.MockTransport(provider.later)
+    async with AsyncClient(wallet=wallet, transport=transport) as client:
+        tasks = [asyncio.create_task(client.get(URL)) for _ in range(3)]
+        await turns(500)
+        tasks[0].cancel()
+        await turns(500)
+        assert len(owner.asked) == 2
+        owner.decided.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert [answer.status_code for answer in answers[1:]] == [200, 200]
+    assert wallet.spent() == provider.charged == 2 * PRICE
+    wallet.close()
+
+
+def test_threads_ask_for_one_deposit_once(provider) -> None:
+    asked: list[Approval] = []
+    decided = threading.Event()
+
+    def owner(approval: Approval) -> bool:
+        asked.append(approval)
+        return decided.wait(10)
+
+    wallet = make_wallet(approve_above="$0.1", approve=owner)
+    with client_of(wallet, provider) as client, ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(client.get, URL) for _ in range(8)]
+        while not asked:
+            time.sleep(0.005)
+        decided.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 8
+    assert [(one.kind, one.amount) for one in asked] == [("deposit", DEPOSIT)]
+    assert wallet.spent() == provider.charged == 8 * PRICE
+    wallet.close()
+
+
+async def test_one_yes_is_good_for_one_deposit(provider) -> None:
+    owner = Owner(True, True, False)
+    wallet = make_wallet(
+        approve_above="$0.001", approve=owner.later, deposit="$0.002", top_up_percent=0
+    )
+    transport = httpx.MockTransport(provider.later)
+    async with AsyncClient(wallet=wallet, transport=transport) as client:
+        tasks = [client.get(URL) for _ in range(6)]
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    paid = [answer for answer in answers if isinstance(answer, httpx.Response)]
+    assert len(paid) == 4
+    assert [one.amount for one in owner.asked] == [2 * PRICE] * 3
+    assert {type(answer) for answer in answers if answer not in paid} == {NotApproved}
     wallet.close()
 
 

@@ -17,7 +17,9 @@ OURS = Asset("eip155:31337", parse_address("0x" + "aa" * 20), "USDC", 6, "Local"
 
 
 def choose(*offers: object, policy: Policy = POLICY, origin: str = ORIGIN) -> Intent:
-    return Choice(policy, Payer(PAYER, PAYER)).channel(origin, quote(*offers))  # type: ignore[arg-type]
+    first = Choice(policy, Payer(PAYER, PAYER)).rank(origin, quote(*offers))[0]  # type: ignore[arg-type]
+    assert isinstance(first, Intent)
+    return first
 
 
 def extra(**changes: object) -> dict[str, object]:
@@ -122,7 +124,7 @@ def test_a_price_of_zero_is_no_lure_into_a_deposit():
 
 def test_an_empty_quote_has_no_acceptable_offer():
     with pytest.raises(NoAcceptableOffer):
-        Choice(POLICY, Payer(PAYER, PAYER)).channel(ORIGIN, quote(accepts=[]))
+        Choice(POLICY, Payer(PAYER, PAYER)).rank(ORIGIN, quote(accepts=[]))
 
 
 def test_only_so_many_offers_are_read():
@@ -283,7 +285,7 @@ def test_the_limits_that_nobody_has_set_are_small():
 def test_a_voucher_key_makes_a_channel_of_its_own():
     keys = (PAYER, parse_address("0x" + "12" * 20))
     ours, theirs = (Choice(POLICY, Payer(PAYER, key)) for key in keys)
-    intents = [one.channel(ORIGIN, quote(offer())) for one in (ours, theirs)]
+    intents = [one.channels(ORIGIN, quote(offer()))[0] for one in (ours, theirs)]
     assert [one.config.payer for one in intents] == [PAYER, PAYER]
     assert intents[0].channel_id != intents[1].channel_id
 
@@ -299,8 +301,8 @@ def test_lanes_are_other_channels_with_the_same_provider():
 
 def test_an_offer_that_comes_again_is_understood_as_before():
     choice = Choice(POLICY, Payer(PAYER, PAYER))
-    first = choice.channel(ORIGIN, quote(offer()))
-    assert choice.channel(ORIGIN, quote(offer())) is first
-    again = choice.channel(ORIGIN, quote(offer(), extensions={"x": {}}))
+    (first,) = choice.rank(ORIGIN, quote(offer()))
+    assert choice.rank(ORIGIN, quote(offer())) == [first]
+    (again,) = choice.rank(ORIGIN, quote(offer(), extensions={"x": {}}))
     assert (again.channel_id, bytes(again.extensions["x"])) == (first.channel_id, b"{}")
-    assert choice.channel(ORIGIN, quote(offer())).extensions is None
+    assert choice.rank(ORIGIN, quote(offer()))[0].extensions is None

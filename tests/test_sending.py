@@ -13,6 +13,7 @@ from helpers.agent import (
     encode,
     header_of,
     make_wallet,
+    offer,
     paid,
     payment_of,
     receipt_json,
@@ -22,7 +23,7 @@ from helpers.agent import (
 from paywall.asking import Call
 from paywall.flow import pay, refund
 from paywall.keys import SigningRequest
-from paywall.protocol.errors import PaymentLost, PaymentRefused, SigningFailed
+from paywall.protocol.errors import AgentError, PaymentLost, PaymentRefused, SigningFailed
 from paywall.protocol.limits import HOLD_SECONDS
 from paywall.sending import PATIENCE_SECONDS, RESEND_PAUSES_SECONDS, Flow
 from paywall.turns import Turn
@@ -203,6 +204,36 @@ def test_a_refund_without_an_answer_is_asked_for_again_under_its_name(wallet, to
     with pytest.raises(StopIteration):
         flow.send(confirmed(last))
     assert wallet.file.totals().outlay == wallet.spent() == PRICE
+
+
+def test_a_refund_does_not_depend_on_what_a_request_costs_by_now(wallet):
+    flow, _ = refunding(wallet)
+    dear = offer(wallet.policy.per_request + 1)
+    again = request_of(flow.send(required(dear, extensions=IDS)))
+    sent = payment_of(again)
+    assert (sent.kind, sent.amount, sent.accepted["amount"]) == ("refund", PRICE, dear["amount"])
+    with pytest.raises(StopIteration):
+        flow.send(confirmed(again))
+    assert wallet.file.totals().outlay == PRICE
+
+
+def test_a_refund_is_of_the_channel_that_there_is_whichever_is_cheapest(wallet):
+    flow, _ = refunding(wallet)
+    other = offer(1, payTo="0x" + "77" * 20)
+    again = request_of(flow.send(required(other, offer(2 * PRICE), extensions=IDS)))
+    assert payment_of(again).accepted == offer(2 * PRICE)
+    flow.close()
+
+
+def test_where_no_channel_is_offered_or_ours_there_is_nothing_to_refund(wallet):
+    for offers, told in (
+        ([offer(payTo="0x" + "77" * 20)], "no channel with"),
+        ([offer(scheme="exact", extra={"receiverAuthorizer": None, "withdrawDelay": None})], "no"),
+    ):
+        flow = refund(wallet, httpx.Request("GET", URL), None)
+        next(flow)
+        with pytest.raises(AgentError, match=told):
+            flow.send(required(*offers))
 
 
 def test_a_channel_that_is_busy_with_something_else_is_not_refunded(wallet):

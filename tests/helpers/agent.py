@@ -62,6 +62,14 @@ def make_wallet(state: object = ":memory:", **settings: Any) -> Wallet:
     return Wallet(KEY, state=str(state), **{"clock": Clock(), **settings})
 
 
+def choose(wallet: Wallet, origin: str, told: PaymentRequired) -> Intent:
+    """The best channel that is offered."""
+    for intent in wallet.rank(origin, told):
+        if isinstance(intent, Intent):
+            return intent
+    raise AssertionError("no channel is offered")
+
+
 # -- The words of the wire ---------------------------------------------------------------------
 
 
