@@ -285,7 +285,7 @@ class ChainLink(OwnChain):
         clock = self._chain.loop.time
         began = clock()
         while clock() < began + CHAIN_TIMEOUT_SECONDS:
-            await self._pause(1.0)
+            await self._pause(BLOCK_SECONDS)
             if transaction.block and self._chain.depth(transaction) >= self._chain.confirmations:
                 self._seen = max(self._seen, transaction.block.number)
                 if transaction.reverted:

@@ -135,7 +135,7 @@ class Shop:
             fee_share_ppm=random.choice((10_000, 1_000_000)),
             native_price=random.choice(("$1", "$3000")),
             refund_idle_seconds=random.choice((None, None, 120)),
-            poll_seconds=random.choice((5, 10)),
+            poll_seconds=random.choice((10, 30)),
         )
         self.schemes = random.choice(SCHEMES)
         self.routes = ROUTES if BATCH in self.schemes else ROUTES[:-1]
