@@ -1,10 +1,10 @@
 """The oracle's book of single transfers (`exact`): what was signed, sent, mined and answered.
 
-a good answer with a price leaves when its transfer is in a block that stays
-one authorization buys one run of a handler, however often its answer is given again
-a transfer is sent to the chain once, as long as no store forgets
-one request of an agent is paid once, over a channel or by a transfer
-what was paid and not answered is answered when it is sent again
+- a good answer with a price leaves when its transfer is in a block that stays
+- one request of an agent is paid once, over a channel or by a transfer
+- as long as no store forgets, one authorization buys one run of a handler, however often its answer
+  is given again; a transfer is sent to the chain once; and what was paid and not answered is
+  answered when it is sent again
 """
 
 from dataclasses import dataclass, field
@@ -62,8 +62,7 @@ class Transfers:
         transfer.sent += 1
         self._oracle.note(nonce, "sent to the chain")
         if transfer.sent > 1:
-            self._oracle.counts["transfers sent again by a store that forgot"] += 1
-            self._oracle.expect(self._oracle.forgetful, nonce, "a transfer is sent twice")
+            self._forgot("transfers sent again", nonce, "a transfer is sent twice")
 
     def left(self, run: str, asked: Asked) -> None:
         """The head of a good answer leaves a worker, with a receipt."""
@@ -78,8 +77,9 @@ class Transfers:
             self._oracle.counts["payments"] += 1
             self._oracle.counts["transfers"] += 1
         transfer.runs.add(run)
-        once = len(transfer.runs) == 1
-        self._oracle.expect(once, asked.transfer, "an authorization buys a second answer")
+        if len(transfer.runs) > 1:
+            what = "an authorization buys a second answer"
+            self._forgot("transfers that bought again", asked.transfer, what)
 
     def _is_paid(self, transfer: Transfer) -> bool:
         return bool(self._contract.get("used", transfer.told.payer, transfer.told.nonce))
@@ -98,9 +98,13 @@ class Transfers:
         """What became of one when it was sent once more, with all at rest."""
         if transfer.runs:
             return
-        self._oracle.counts["transfers paid to a store that forgot"] += 1
         what = f"a paid transfer buys no answer, but {status}"
-        self._oracle.expect(self._oracle.forgetful, transfer.told.nonce, what)
+        self._forgot("transfers that bought nothing", transfer.told.nonce, what)
+
+    def _forgot(self, counted: str, nonce: bytes, what: str) -> None:
+        """What may happen where a store has lost its last writes, and is counted; else a fault."""
+        self._oracle.counts[f"{counted}, a store forgot"] += 1
+        self._oracle.expect(self._oracle.forgetful, nonce, what)
 
     def count(self) -> None:
         """Nothing moves any more: each request of an agent was paid once."""
