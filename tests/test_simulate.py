@@ -16,7 +16,7 @@ import pytest
 from coincurve import PrivateKey
 from msgspec.structs import replace
 from simulate.cheap import Disk, DiskRows, Signatures
-from simulate.world import Result, simulate
+from simulate.run import Result, simulate
 
 from paywall.chain.round import Round
 from paywall.corrections import Corrections
@@ -79,7 +79,7 @@ def test_after_a_power_cut_what_was_flushed_is_there_and_the_rest_in_order(cut: 
 
 def digest_of(seed: str, hashing: int) -> str:
     """The digest of a world's history, in a Python of its own."""
-    code = f"from simulate.world import simulate; print(simulate({seed!r}, 150).digest)"
+    code = f"from simulate.run import simulate; print(simulate({seed!r}, 150).digest)"
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": str(hashing)}
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 
 from simulate.progress import Shown
-from simulate.world import Result, simulate
+from simulate.run import Result, simulate
 
 
 def _arguments() -> argparse.Namespace:

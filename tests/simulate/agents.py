@@ -33,10 +33,11 @@ from paywall.protocol.errors import (
 )
 from paywall.protocol.schemes.batch import channel_of
 from paywall.wallet import Wallet
-from simulate.chain import EPOCH, Chain, OwnersLink
+from simulate.chain import EPOCH, Chain
 from simulate.cheap import Disk
 from simulate.contract import ASSET, NETWORK
 from simulate.faults import Faults
+from simulate.links import OwnersLink
 from simulate.loop import Loop, Process
 from simulate.network import Network, Wire
 from simulate.oracle import Oracle

@@ -15,110 +15,14 @@ What a fail-over takes back is no violation: it is a *loss*, and is counted, les
 own signature or the chain brought back. Everything that a stated bound allows is counted and told.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 from zlib import crc32
 
 from paywall.protocol.channel import Channel
-from paywall.protocol.limits import HOLD_SECONDS
-
-TRACE: Final = 60
-"""How many events of a channel are kept."""
-HOLD_MS: Final = 1000 * HOLD_SECONDS
-
-
-@dataclass(eq=False)
-class Asked:
-    """One sending of one payment, as the network saw it.
-
-    `goal` is what an agent wanted, once; a stranger's replay has none, and is `goal` zero. What was
-    signed for it is a `payment`; of a single transfer, `transfer` is the nonce. A `copy` was made
-    by the network. One whose original was refused is good at another moment, once a store has
-    forgotten the refusal: no signature can be taken back. Then the agent has paid twice, which it
-    has promised, and that is counted.
-    """
-
-    goal: int
-    payment: int = 0
-    copy: bool = False
-    request: str = ""
-    channel: bytes = b""
-    transfer: bytes = b""
-
-
-@dataclass
-class Run:
-    """A handler's work for one sending, and what it says that this costs."""
-
-    asked: Asked
-    due: int = 0
-
-
-@dataclass
-class Op:
-    """One verb that a worker asks of the store, and for which sending."""
-
-    verb: str
-    request: str = ""
-    amount: int = 0
-    price: int = 0
-    asked: Asked | None = None
-
-
-@dataclass(frozen=True)
-class Held:
-    """A request that was let in, as the oracle saw it."""
-
-    price: int
-    total: int
-    deadline_ms: int
-    asked: Asked
-
-
-@dataclass(frozen=True)
-class Charge:
-    """A charge that the store has, and for which sending."""
-
-    amount: int
-    asked: Asked
-
-
-@dataclass
-class Book:
-    """What the oracle believes of one channel.
-
-    What a fault can take back is written through `put`, which remembers what stood there.
-    """
-
-    sums: dict[str, int] = field(default_factory=lambda: {"charged": 0})
-    held: dict[str, Held] = field(default_factory=dict)
-    charges: dict[str, Charge] = field(default_factory=dict)
-    used: dict[int, str] = field(default_factory=dict)
-    ever: dict[str, int] = field(default_factory=dict)
-    earned: int = 0
-    signed: int = 0
-    known: bool = False
-    losses: int = 0
-    trace: deque[tuple[Any, ...]] = field(default_factory=lambda: deque(maxlen=TRACE))
-    changes: list[tuple[dict[Any, Any], object, object]] = field(default_factory=list)
-
-    @property
-    def charged(self) -> int:
-        return self.sums["charged"]
-
-    def put(self, table: dict[Any, Any], key: object, value: object) -> None:
-        """Writes, or drops (None)."""
-        self.changes.append((table, key, table.get(key)))
-        _put(table, key, value)
-
-
-def _put(table: dict[Any, Any], key: object, value: object) -> None:
-    if value is None:
-        table.pop(key, None)
-    else:
-        table[key] = value
+from simulate.book import HOLD_MS, Asked, Book, Charge, Held, Op, Run, put
 
 
 class Oracle:
@@ -304,7 +208,7 @@ class Oracle:
         for table, key, value in reversed(changes):
             if table is book.charges and isinstance(key, str):
                 self._lose(book, book.charges[key])
-            _put(table, key, value)
+            put(table, key, value)
         self.note(channel_id, "undone", op.verb, op.request[:6])
 
     def _lose(self, book: Book, lost: Charge) -> None:

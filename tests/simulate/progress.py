@@ -8,7 +8,7 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simulate.world import Result
+from simulate.run import Result
 
 LINE_SECONDS: Final = 10.0
 _SAID: Final = "{task.fields[rate]} payments/s, {task.fields[violations]} violations"

@@ -18,12 +18,15 @@ from paywall.kinds import upto
 from paywall.protocol import eip712
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.x402 import show_address
-from simulate.chain import EPOCH, Chain, ChainLink
+from simulate.book import Run
+from simulate.calls import Worker
+from simulate.chain import EPOCH, Chain
 from simulate.contract import ASSET
 from simulate.faults import Faults
+from simulate.links import ChainLink
 from simulate.loop import Loop, Process
-from simulate.network import Network, Worker
-from simulate.oracle import Oracle, Run
+from simulate.network import Network
+from simulate.oracle import Oracle
 from simulate.store import CALL, Server, StoreLink
 
 PRICE: Final = 1000

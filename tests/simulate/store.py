@@ -17,9 +17,10 @@ from paywall.protocol.ledger import Row
 from paywall.protocol.once import Ticket
 from paywall.stores.memory import MemoryStore
 from paywall.stores.rules import Rule, RuleStore, Slot
+from simulate.book import Asked, Op
 from simulate.faults import Faults
 from simulate.loop import Loop
-from simulate.oracle import Asked, Op, Oracle
+from simulate.oracle import Oracle
 
 CALL: Final[ContextVar[Asked | None]] = ContextVar("call", default=None)
 """For which sending of which payment this task works."""

@@ -14,8 +14,9 @@ import httpx
 
 from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS, SLIP_MARGIN_SECONDS
 from paywall.protocol.money import Address
+from simulate.book import Asked
 from simulate.contract import Contract
-from simulate.oracle import Asked, Oracle
+from simulate.oracle import Oracle
 
 _REMEMBERED_SECONDS: Final = SLIP_MARGIN_SECONDS - 2 * MAX_CLOCK_SKEW_SECONDS
 """For how long after its end an authorization must be known, whosever clock is asked."""
