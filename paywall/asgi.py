@@ -1,7 +1,8 @@
 """The middleware: put it around any ASGI app and the priced routes cost money.
 
 Pure ASGI. An answer is never buffered: the head is touched, the body goes through. One object
-holds the configuration (`Paywall`), another one request's state (`Exchange`). The charging rule:
+holds the configuration (`Paywall`), one sells a priced request (`Till`), another one has its state
+(`Exchange`). The charging rule:
 
     an answer below 400               charged when its head leaves, and the head has the receipt
     any other answer, an exception,   released
@@ -14,73 +15,42 @@ Our own fault is 503 with `Retry-After`, never a fresh 402. A WebSocket on a pri
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paywall import notices
 from paywall.alarms import Listener, both, to_log
-from paywall.answers import (
-    send_refund,
-    send_refusal,
-    send_repeated,
-    send_unavailable,
-)
+from paywall.answers import send_refusal, send_unavailable
 from paywall.chain import Chain
 from paywall.clock import steady_time
 from paywall.collector import collector_of
-from paywall.counts import FREE, QUOTED
 from paywall.crier import Crier, Manners, asks_manifest
 from paywall.deposit_gate import DepositRules
-from paywall.entrance import Entrance, origin_of, without_token
+from paywall.entrance import Entrance, origin_of
 from paywall.exact_gate import ExactRules
-from paywall.exchange import Exchange, Payment
-from paywall.free import FreeExchange
+from paywall.exchange import Payment
 from paywall.gate import Gate
 from paywall.notices import News, OnEvent
-from paywall.old_payers import answering
 from paywall.price_book import PriceBook, Unpriced
 from paywall.prices import Price, PriceTable
 from paywall.protocol.claims import ClaimPolicy
-from paywall.protocol.errors import ConfigurationError, PaymentError, Reason, Refused, Unavailable
-from paywall.protocol.limits import (
-    ALL_DEPOSITS_PER_HOUR,
-    CHANNELS_PER_PAYER,
-    DEPOSITS_PER_HOUR,
-    MAX_HEADERS,
-    MAX_PAYMENT_HEADER_BYTES,
-)
+from paywall.protocol.errors import ConfigurationError, PaymentError, Refused, Unavailable
+from paywall.protocol.limits import ALL_DEPOSITS_PER_HOUR, CHANNELS_PER_PAYER, DEPOSITS_PER_HOUR
 from paywall.protocol.money import USDC, Address, Asset, parse_address
 from paywall.protocol.payers import PayerLimits
 from paywall.protocol.schemes import SCHEMES, batch, exact
 from paywall.protocol.schemes.batch import BatchTerms
-from paywall.protocol.x402 import show_bytes
-from paywall.protocol.x402_v1 import upgraded_payment
-from paywall.quote import Quote
-from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
-from paywall.refunds import Refunded
 from paywall.resources import Resources
 from paywall.routes import payment_of
-from paywall.sights import Scribe, Sight, Sights
+from paywall.sights import Scribe, Sights
 from paywall.stores import DEFAULT_STORE, Store, open_store
 from paywall.stores.slips import slips_of
-from paywall.tariff import Tariff, asked
-from paywall.terms import exchange_with_terms
+from paywall.till import Exempt, Till
 
 log = logging.getLogger("paywall")
 
 _COLLECT: Final = ClaimPolicy()
-_SIGNATURE: Final = b"payment-signature"
-_V1: Final = b"x-payment"
-_URL: Final = "\x00url\x00"
-"""In place of a URL, where one is to be put; no text of an owner's is like it."""
-_OVERRIDES: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
-
-
-Exempt = Callable[[Request], Awaitable[bool]]
-"""The owner's own check: whether a request may pass without paying."""
 
 
 class Paywall:
@@ -182,27 +152,16 @@ class Paywall:
         self._collector = collector_of(
             self.gate.store, chain, asset, collect, alarms, clock, self.news
         )
-        self._exempt = exempt
         self._entrance = Entrance(self.gate.store, asset.network, origin_of(public_url), clock)
         self._book = PriceBook(
             app, prices, unpriced, self.gate, self._entrance, _is_paywall, discovery
         )
         resources = Resources(public_url, description)
         self._crier = Crier(self.gate, self._entrance, resources, Manners(v1, page, bazaar))
-        self._v1 = v1
+        self._till = Till(app, self.gate, self._entrance, self._crier, self.news, exempt, v1)
         self._discovery = discovery
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
 
     # -- Prices ----------------------------------------------------------------------------------
 
@@ -281,7 +240,9 @@ class Paywall:
 
     # -- Requests --------------------------------------------------------------------------------
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._other(scope, receive, send)
         if self._discovery and asks_manifest(scope):
             return await self._crier.manifest(self._book.table(scope), scope, send)
         quoted = rule = None
@@ -304,107 +265,23 @@ class Paywall:
         tariff, quote = quoted
         sight = self.sights.watch(tariff.name, send)
         try:
-            await self._sell(quote, tariff, scope, receive, sight)
+            await self._till.sell(quote, tariff, scope, receive, sight)
         finally:
             sight.close()
 
-    async def _sell(
-        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
-    ) -> None:
-        if self._exempt:
-            exempt, receive = await asked(self._exempt, scope, receive)
-            if exempt:
-                sight.outcome = FREE
-                free = FreeExchange(tariff.units, self.gate.terms.asset, scope, sight)
-                return await free.run(self.app, receive)
-        if tariff.terms:
-            return await self._with_terms(quote, tariff, scope, receive, sight)
-        await self._priced(quote, tariff, scope, receive, sight)
-
-    async def _with_terms(
-        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
-    ) -> None:
-        """A request that may be free, by a pass or because it is one of the first."""
-        try:
-            leave = await self._entrance.leave(tariff, scope)
-        except Refused as refusal:
-            sight.refused(refusal.reason)
-            return await self._crier.refuse_sign_in(refusal, quote, tariff, scope, sight)
-        except Unavailable as error:
-            log.error("not available: %s", error)
-            sight.unavailable()
-            return await send_unavailable(scope, sight)
-        scope = without_token(scope)
-        if leave is None:
-            return await self._priced(quote, tariff, scope, receive, sight)
-        sight.outcome = FREE
-        asset = self.gate.terms.asset
-        free = FreeExchange(tariff.units, asset, scope, sight, leave.payer, leave.give_back)
-        await free.run(self.app, receive)
-
-    async def _priced(
-        self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight
-    ) -> None:
-        send: Send = sight
-        try:
-            found = _payment_header(scope)
-            if found is None:
-                sight.outcome = QUOTED
-                return await self._crier.quote(quote, tariff, scope, send)
-            name, header = found
-            if name == _V1:
-                if not self._v1:
-                    raise Refused(Reason.UNSUPPORTED_VERSION)
-                send = answering(send)
-                header = upgraded_payment(header, quote.accepts)
-            admission = await self.gate.admit(header, quote, _asked(scope), tariff.name)
-            exchange = await self._exchange(admission, tariff, scope, receive, send)
-        except Refused as refusal:
-            sight.refused(refusal.reason)
-            return await self._crier.refuse(refusal, quote, scope, send)
-        except Unavailable as error:
-            log.error("payment not processed: %s", error)
-            sight.unavailable()
-            return await send_unavailable(scope, send)
-        if exchange is not None:
-            return await exchange.run(self.app)
-        if isinstance(admission, Refunded):
-            channel_id = show_bytes(admission.channel_id)
-            sight.outcome = FREE
-            self.news.tell(notices.Refunded(self.news.now, channel_id))
-            return await send_refund(scope, send, channel_id, admission.receipt)
-        assert isinstance(admission, Repeated), "there is nothing else"
-        await send_repeated(send, admission.answer, admission.receipt)
-
-    async def _exchange(
-        self,
-        admission: Admitted | Refunded | Repeated,
-        tariff: Tariff,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> Exchange | None:
-        """A request that the handler is to serve. Raises Unavailable; then nothing is held."""
-        if not isinstance(admission, Admission | ExactAdmission):
-            return None
-        if tariff.terms:
-            gate, entrance = self.gate, self._entrance
-            return await exchange_with_terms(
-                gate, entrance, tariff, admission, scope, receive, send
-            )
-        return Exchange(self.gate, admission, tariff.metered, scope, receive, send)
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._book.is_free(scope):
             return await self.app(scope, receive, send)
         await receive()  # websocket.connect
         await send({"type": "websocket.close", "code": 1008, "reason": "payment required"})
-
-
-def _asked(scope: Scope) -> bytes:
-    """What a payment's id is good for: the request, less its headers and body."""
-    path: bytes = scope.get("raw_path") or scope["path"].encode()
-    return b" ".join((scope["method"].encode(), path, scope.get("query_string", b"")))
 
 
 def _is_paywall(middleware: object) -> bool:
@@ -423,22 +300,6 @@ def _address(text: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise ConfigurationError(f"pay_to: {text!r} is not an address") from error
-
-
-def _payment_header(scope: Scope) -> tuple[bytes, str] | None:
-    """The one payment header, or None. Raises Refused for two, a joined or an overlong one."""
-    headers = scope["headers"]
-    if len(headers) > MAX_HEADERS:
-        raise Refused(Reason.HEADER_TOO_LARGE)
-    found = [(name, value) for name, value in headers if name in (_SIGNATURE, _V1)]
-    if not found:
-        return None
-    if len(found) > 1 or b"," in found[0][1]:
-        raise Refused(Reason.DUPLICATE_PAYMENT)
-    name, value = found[0]
-    if len(value) > MAX_PAYMENT_HEADER_BYTES:
-        raise Refused(Reason.HEADER_TOO_LARGE)
-    return name, value.decode("latin-1")
 
 
 __all__ = ["Payment", "Paywall", "payment_of"]

@@ -44,7 +44,7 @@ from paywall.protocol.schemes.batch import (
     VoucherPayment,
     channel_id_of,
 )
-from paywall.protocol.schemes.exact import ExactTerms
+from paywall.protocol.schemes.exact import ExactOffer, ExactTerms
 from paywall.protocol.x402 import PaymentPayload, decode_payment
 from paywall.quote import Offer, Quote
 from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
@@ -171,37 +171,42 @@ class Gate:
         """
         payload = decode_payment(header)
         extension = payload.extensions.get(once.EXTENSION) if payload.extensions else None
-        ticket = once.ticket_of(extension, header.encode(), resource)
-        if self._exact and is_exact(payload):
+        ticket = once.ticket_of(extension, header.encode(), resource) if extension else None
+        offer = _accepted(quote, payload)
+        if self._exact and (isinstance(offer, ExactOffer) if offer else is_exact(payload)):
             return await self._exact.admit(payload, quote, ticket, resource, route)
         try:
-            payment = await self._checked(payload, quote, ticket)
-            if isinstance(payment, VoucherPayment | DepositPayment):
-                return await self._let_in(payment, quote.price, ticket, route)
+            try:
+                payment = self._checked(payload, quote, offer)
+            except Refused:
+                await self._look_up(payload, ticket)
+                raise
+            if isinstance(payment, VoucherPayment):
+                return await self._admit_voucher(payment, quote.price, ticket, route)
+            if isinstance(payment, DepositPayment):
+                return await self._admit_deposit(payment, quote.price, ticket, route)
             return await self._refunds.make(payment, ticket)
         except once.AnsweredBefore as before:
             return await self._repeat(payload, before)
         except once.RefusedBefore as before:
             raise await self._memory.again(self._channel_id(payload), before) from before
 
-    async def _checked(
-        self, payload: PaymentPayload, quote: Quote, ticket: Ticket | None
-    ) -> BatchPayment:
-        """What the payment is worth. One that is worth nothing now may have been answered before,
-
-        so a client that lost its answer gets it although the price has changed meanwhile, or its
-        deposit's authorization has expired.
-        """
-        try:
-            offer = quote.offer_for(bytes(payload.accepted))
-            if not isinstance(offer, BatchOffer):
-                raise Refused(Reason.OFFER_MISMATCH)
+    def _checked(self, payload: PaymentPayload, quote: Quote, offer: Offer | None) -> BatchPayment:
+        """What the payment is worth."""
+        if isinstance(offer, BatchOffer):
             return offer.check(payload.payload, int(self._clock()))
-        except Refused:
-            if ticket:
-                with suppress(Refused):
-                    await self.store.look_up(self._channel_id(payload), ticket)
-            raise
+        if offer is None:
+            quote.offer_for(bytes(payload.accepted))  # says why there is none
+        raise Refused(Reason.OFFER_MISMATCH)
+
+    async def _look_up(self, payload: PaymentPayload, ticket: Ticket | None) -> None:
+        """A payment that is worth nothing now may have been answered before, so a client that lost
+        its answer gets it although the price has changed meanwhile, or its deposit's authorization
+        has expired.
+        """
+        if ticket:
+            with suppress(Refused):
+                await self.store.look_up(self._channel_id(payload), ticket)
 
     def _channel_id(self, payload: PaymentPayload) -> bytes:
         return channel_id_of(payload.payload, self.terms.asset.network)
@@ -213,22 +218,6 @@ class Gate:
             raise Refused(Reason.ANSWER_NOT_KEPT)
         return Repeated(answer, receipts.repeated(channel, answer, before.total))
 
-    async def _let_in(
-        self,
-        payment: VoucherPayment | DepositPayment,
-        price: int,
-        ticket: Ticket | None,
-        route: str,
-    ) -> Admission:
-        try:
-            if isinstance(payment, VoucherPayment):
-                return await self._admit_voucher(payment, price, ticket, route)
-            return await self._admit_deposit(payment, price, ticket, route)
-        except RefusedByChannel as refusal:
-            if refusal.reason in _PAID_ANEW:
-                await self._memory.keep(refusal.channel.channel_id, ticket)
-            raise
-
     async def _admit_voucher(
         self, payment: VoucherPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
@@ -236,18 +225,41 @@ class Gate:
         try:
             standing = await self._reserve(payment, price, request, ticket)
         except RefusedByChannel as refusal:
-            if refusal.reason is not Reason.CUMULATIVE_MISMATCH:
-                raise
-            if not await self._refused.wait(payment.channel_id):
-                raise
-            standing = await self._reserve(payment, price, request, ticket)
+            standing = await self._in_turn(refusal, payment, price, request, ticket)
         self._refused.passed(payment.channel_id)
         return self._admitted(request, price, payment, standing, ticket, route)
+
+    async def _in_turn(
+        self,
+        refusal: RefusedByChannel,
+        payment: VoucherPayment,
+        price: int,
+        request: str,
+        ticket: Ticket | None,
+    ) -> Standing:
+        """Once more, when another payment of this channel was to be told first. Raises Refused."""
+        if refusal.reason is Reason.CUMULATIVE_MISMATCH and await self._refused.wait(
+            payment.channel_id
+        ):
+            try:
+                return await self._reserve(payment, price, request, ticket)
+            except RefusedByChannel as again:
+                refusal = again
+        await self._remember(refusal, ticket)
+        raise refusal
+
+    async def _remember(self, refusal: RefusedByChannel, ticket: Ticket | None) -> None:
+        if refusal.reason in _PAID_ANEW:
+            await self._memory.keep(refusal.channel.channel_id, ticket)
 
     async def _admit_deposit(
         self, payment: DepositPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
-        filled = await self._deposits.admit(payment, price, ticket)
+        try:
+            filled = await self._deposits.admit(payment, price, ticket)
+        except RefusedByChannel as refusal:
+            await self._remember(refusal, ticket)
+            raise
         request, standing, amount = filled.request, filled.standing, payment.deposit.amount
         voucher = payment.payment
         return self._admitted(request, price, voucher, standing, ticket, route, filled, amount)
@@ -285,33 +297,37 @@ class Gate:
     async def _reserve(
         self, payment: VoucherPayment, price: int, request: str, ticket: Ticket | None
     ) -> Standing:
+        channel_id, voucher = payment.channel_id, payment.voucher
         try:
-            return await self._ask(payment, price, request, ticket)
-        except NeedsChain:
-            await self._mirror.observe(payment, payment.voucher.amount - price)
-        except RefusedByChannel as refusal:
-            if refusal.reason not in _BY_CHAIN:
-                raise
-            if refusal.channel.is_unmined:
-                if not await self._deposits.mined(payment.channel_id):
-                    raise Refused(Reason.DEPOSIT_UNDER_WAY) from None
-            elif not self._mirror.is_old(refusal.channel.chain):
-                raise
-            await self._mirror.observe(payment, 0)
-        try:
-            return await self._ask(payment, price, request, ticket)
-        except NeedsChain as error:
-            raise ChainUnavailable("the chain's last word on this channel is too old") from error
-
-    async def _ask(
-        self, payment: VoucherPayment, price: int, request: str, ticket: Ticket | None
-    ) -> Standing:
-        channel_id = payment.channel_id
-        try:
-            return await self.store.reserve(channel_id, payment.voucher, price, request, ticket)
+            return await self.store.reserve(channel_id, voucher, price, request, ticket)
         except (Unavailable, asyncio.CancelledError):
             self._chores.behind(self._clear(channel_id, request, ticket))
             raise
+        except (NeedsChain, RefusedByChannel) as obstacle:
+            await self._ask_chain(obstacle, payment, price)
+        try:
+            return await self.store.reserve(channel_id, voucher, price, request, ticket)
+        except (Unavailable, asyncio.CancelledError):
+            self._chores.behind(self._clear(channel_id, request, ticket))
+            raise
+        except NeedsChain as error:
+            raise ChainUnavailable("the chain's last word on this channel is too old") from error
+
+    async def _ask_chain(
+        self, obstacle: NeedsChain | RefusedByChannel, payment: VoucherPayment, price: int
+    ) -> None:
+        """Takes a new reading of the channel. Raises the refusal that no reading would mend."""
+        if isinstance(obstacle, NeedsChain):
+            await self._mirror.observe(payment, payment.voucher.amount - price)
+            return
+        if obstacle.reason not in _BY_CHAIN:
+            raise obstacle
+        if obstacle.channel.is_unmined:
+            if not await self._deposits.mined(payment.channel_id):
+                raise Refused(Reason.DEPOSIT_UNDER_WAY) from None
+        elif not self._mirror.is_old(obstacle.channel.chain):
+            raise obstacle
+        await self._mirror.observe(payment, 0)
 
     # -- Ending ----------------------------------------------------------------------------------
 
@@ -327,7 +343,7 @@ class Gate:
             receipt = await self._transfers.charge(admission, amount, answer)
             telling.charged(self._news, admission, admission.fits(amount))
             return receipt
-        if has_failed(admission.funding) and not is_out:
+        if admission.funding and has_failed(admission.funding) and not is_out:
             await self.release(admission)
             raise Refused(Reason.DEPOSIT_FAILED)
         channel_id, ticket = admission.payment.channel_id, admission.ticket
@@ -439,3 +455,11 @@ class Gate:
                 log.warning("holds of running requests not renewed: %s", error)
             except Exception:  # a renewer that dies would drop everybody's holds
                 log.exception("holds of running requests not renewed")
+
+
+def _accepted(quote: Quote, payload: PaymentPayload) -> Offer | None:
+    """What a payment accepts of what is offered; None for anything else."""
+    try:
+        return quote.offer_for(bytes(payload.accepted))
+    except Refused:
+        return None

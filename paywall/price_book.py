@@ -108,13 +108,11 @@ class PriceBook:
         return self._quoted(rule, price), receive
 
     def _find(self, scope: Scope, method: str) -> Rule | None:
+        table = self._table or self.table(scope)
         raw_path = scope.get("raw_path") or b""
-        return self.table(scope).find(
-            method,
-            scope["path"],
-            raw_path if b"%" in raw_path else b"",
-            scope.get("root_path", ""),
-        )
+        if b"%" not in raw_path:
+            raw_path = b""  # it says no more than the path
+        return table.find(method, scope["path"], raw_path, scope.get("root_path", ""))
 
     def _declaring_app(self, scope: Scope) -> Starlette | None:
         """The app whose routes may have prices: the one inside, or whose middleware we are."""

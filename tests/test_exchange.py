@@ -738,14 +738,12 @@ async def test_case_41_an_answer_whose_charge_was_not_confirmed_is_withheld_too(
 
 
 async def test_case_39_an_answer_whose_hold_was_lost_is_withheld() -> None:
-    wall = provider(answering(200, b"the secret"))
-
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         [request] = (await record_of(wall)).holds
         await wall.gate.store.release(Agent().channel_id, request)
         await answering(200, b"the secret")(scope, receive, send)
 
-    wall.app = slow
+    wall = provider(slow)
     answer = await buy(wall, 1000)
     _apology(answer)
     assert b"the secret" not in answer.body
