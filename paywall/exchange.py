@@ -237,9 +237,14 @@ class Exchange:
         amount = self.payment.close()
         answer = _answer(admission, amount, head, body) if body else None
         try:
+            charging = self._gate.charge(admission, amount, answer)
             if isinstance(admission, ExactAdmission):
-                return await finish(self._gate.charge(admission, amount, answer))
-            return await self._charge(admission, amount, answer)
+                return await finish(charging)
+            return await charging  # in this very task
+        except asyncio.CancelledError:
+            if isinstance(admission, Admission):  # made again, should it have been made already
+                self._gate.collect(admission, amount, answer)
+            raise
         except Refused as refusal:
             self._muted = True
             await send_withheld(self._gate, self._scope, self._send, refusal)
@@ -250,15 +255,6 @@ class Exchange:
             self._gate.abandon(admission)
             await send_unavailable(self._scope, self._send)
             return None
-
-    async def _charge(self, admission: Admission, amount: int, answer: Answer | None) -> str:
-        """In this very task. One that is cut off is made again, which changes nothing when it was
-        made before."""
-        try:
-            return await self._gate.charge(admission, amount, answer)
-        except asyncio.CancelledError:
-            self._gate.collect(admission, amount, answer)
-            raise
 
     async def _end(self) -> None:
         """The answer is over, or will never come: charge what was metered, or release."""

@@ -5,10 +5,15 @@ hears is kept for the app. It stops where one more message would have to be kept
 listens itself. A task costs a tenth of a paid request, so uvicorn's `receive` is tried by hand: it
 takes nothing before it has something to give, so a try that would have to wait is given up without
 a loss. Of a server that is not known nobody can say that, nor of what else stands in between.
+
+What has arrived while the app kept the processor is heard when the event loop has turned once. That
+costs as much as the try, so an app that answers at once is not made to wait for it: who hangs up in
+that moment is like who hangs up a moment later.
 """
 
 import asyncio
 from collections.abc import Coroutine
+from time import perf_counter
 from types import MethodType
 from typing import Any, Final, cast
 
@@ -18,6 +23,7 @@ _TRIED_BY_HAND: Final = frozenset(
     ("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl")
 )
 """By name, because a provider need not have uvicorn."""
+_AT_ONCE_SECONDS: Final = 0.001
 
 
 def _may_be_tried(receive: Receive) -> bool:
@@ -27,11 +33,21 @@ def _may_be_tried(receive: Receive) -> bool:
 class Listener:
     """What the app listens to, for one request."""
 
-    __slots__ = ("_by_hand", "_gone", "_kept", "_receive", "_task", "_uploaded", "_waiting")
+    __slots__ = (
+        "_began",
+        "_by_hand",
+        "_gone",
+        "_kept",
+        "_receive",
+        "_task",
+        "_uploaded",
+        "_waiting",
+    )
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._by_hand = _may_be_tried(receive)
+        self._began = perf_counter()
         self._task: asyncio.Task[None] | None = None
         self._kept: Message | None = None
         self._uploaded = False
@@ -62,7 +78,8 @@ class Listener:
     async def hung_up(self) -> bool:
         """Whether the server has said so already, or says so when asked this instant."""
         if self._by_hand:
-            await asyncio.sleep(0)  # so that the server hears what has arrived meanwhile
+            if perf_counter() - self._began > _AT_ONCE_SECONDS:
+                await asyncio.sleep(0)  # so that the server hears what has arrived meanwhile
             self._try()
         elif self._may_hear_more():
             if self._task is None or self._task.done():

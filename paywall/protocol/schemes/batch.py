@@ -8,8 +8,9 @@ Sources: batch-settlement EVM specification, "402 Response", "Client: Payment Co
 "Server: State & Forwarding", "Payment Response Contract", "Error Codes".
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 import msgspec
@@ -136,6 +137,40 @@ class BatchTerms:
             in_flight=MAX_HOLDS,
         )
 
+    @cached_property
+    def agreed(self) -> Callable[[bytes], tuple[ChannelConfig, bytes]]:
+        """A channel under these terms, from the wire, and its id. Raises Refused.
+
+        A client sends the same bytes each time, so this is read once.
+        """
+        return lru_cache(maxsize=8192)(self._agreed)
+
+    def _agreed(self, config: bytes) -> tuple[ChannelConfig, bytes]:
+        channel = _channel_of(config, self.asset.network)
+        self._refuse_other_terms(channel[0])
+        return channel
+
+    def _refuse_other_terms(self, config: ChannelConfig) -> None:
+        if config.receiver != self.pay_to:
+            raise Refused(Reason.RECEIVER_MISMATCH)
+        if config.receiver_authorizer != self.receiver_authorizer:
+            raise Refused(Reason.RECEIVER_AUTHORIZER_MISMATCH)
+        if config.token != self.asset.address:
+            raise Refused(Reason.TOKEN_MISMATCH)
+        if config.withdraw_delay_seconds != self.withdraw_delay_seconds:
+            raise Refused(Reason.WITHDRAW_DELAY_MISMATCH)
+        if config.payer == ZERO_ADDRESS:
+            raise Refused(Reason.VOUCHER_PAYLOAD, "The payer is zero.")
+        if config.payer_authorizer == ZERO_ADDRESS:
+            raise Refused(
+                Reason.VOUCHER_SIGNATURE,
+                "A payer authorizer is required here: contract signatures are not checked.",
+            )
+
+    @cached_property
+    def settlement_domain(self) -> bytes:
+        return eip712.settlement_domain(self.asset.chain_id)
+
     def token_domain(self) -> bytes:
         asset = self.asset
         return eip712.domain_separator(asset.name, asset.version, asset.chain_id, asset.address)
@@ -189,34 +224,16 @@ class BatchOffer:
         `now` is Unix seconds. Nothing is looked up and nothing is changed.
         """
         parsed = _parse(payload)
-        config, channel_id = _channel_of(bytes(parsed.channel_config), self.terms.asset.network)
-        self._refuse_other_terms(config)
+        config, channel_id = self.terms.agreed(bytes(parsed.channel_config))
+        domain = self.terms.settlement_domain
         payment = VoucherPayment(
-            channel_id, config, _checked_voucher(parsed.voucher, config, channel_id, self.terms)
+            channel_id, config, _checked_voucher(parsed.voucher, config, channel_id, domain)
         )
         if isinstance(parsed, DepositPayload):
             return DepositPayment(payment, self._checked_deposit(parsed.deposit, payment, now))
         if isinstance(parsed, RefundPayload):
             return RefundPayment(payment, _refund_amount(parsed))
         return payment
-
-    def _refuse_other_terms(self, config: ChannelConfig) -> None:
-        terms = self.terms
-        if config.receiver != terms.pay_to:
-            raise Refused(Reason.RECEIVER_MISMATCH)
-        if config.receiver_authorizer != terms.receiver_authorizer:
-            raise Refused(Reason.RECEIVER_AUTHORIZER_MISMATCH)
-        if config.token != terms.asset.address:
-            raise Refused(Reason.TOKEN_MISMATCH)
-        if config.withdraw_delay_seconds != terms.withdraw_delay_seconds:
-            raise Refused(Reason.WITHDRAW_DELAY_MISMATCH)
-        if config.payer == ZERO_ADDRESS:
-            raise Refused(Reason.VOUCHER_PAYLOAD, "The payer is zero.")
-        if config.payer_authorizer == ZERO_ADDRESS:
-            raise Refused(
-                Reason.VOUCHER_SIGNATURE,
-                "A payer authorizer is required here: contract signatures are not checked.",
-            )
 
     def _checked_deposit(self, wire: DepositWire, payment: VoucherPayment, now: int) -> Deposit:
         erc3009 = wire.authorization.erc3009
@@ -302,7 +319,7 @@ def channel_of(config: Raw, network: str) -> tuple[ChannelConfig, bytes]:
 
 
 def _checked_voucher(
-    wire: VoucherWire, config: ChannelConfig, channel_id: bytes, terms: BatchTerms
+    wire: VoucherWire, config: ChannelConfig, channel_id: bytes, domain: bytes
 ) -> Voucher:
     try:
         named = parse_bytes(wire.channel_id, 32)
@@ -315,7 +332,6 @@ def _checked_voucher(
         signature = parse_bytes(wire.signature, 65)
     except ValueError as error:
         raise Refused(Reason.VOUCHER_SIGNATURE, f"({error})") from error
-    domain = eip712.settlement_domain(terms.asset.chain_id)
     digest = eip712.voucher_digest(domain, channel_id, amount)
     if not _signed_by(config.payer_authorizer, digest, signature):
         raise Refused(Reason.VOUCHER_SIGNATURE)
