@@ -113,7 +113,7 @@ class Gate:
             clock,
         )
         payers = self._deposits.payers
-        self._refunds = Refunds(store, chain, self._mirror, self._chores, payers)
+        self._refunds = Refunds(store, chain, self._mirror, self._chores, payers, clock)
         self._channels = channels
         self._exact: ExactGate | None = None
         if exact:
@@ -318,7 +318,8 @@ class Gate:
     ) -> None:
         """Takes a new reading of the channel. Raises the refusal that no reading would mend."""
         if isinstance(obstacle, NeedsChain):
-            await self._mirror.observe(payment, payment.voucher.amount - price)
+            evidence = payment.voucher.amount - price
+            self._refunds.take_up(await self._mirror.observe(payment, evidence))
             return
         if obstacle.reason not in _BY_CHAIN:
             raise obstacle
@@ -327,7 +328,7 @@ class Gate:
                 raise Refused(Reason.DEPOSIT_UNDER_WAY) from None
         elif not self._mirror.is_old(obstacle.channel.chain):
             raise obstacle
-        await self._mirror.observe(payment, 0)
+        self._refunds.take_up(await self._mirror.observe(payment, 0))
 
     # -- Ending ----------------------------------------------------------------------------------
 

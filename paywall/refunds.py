@@ -1,29 +1,44 @@
 """The cooperative refund: set aside in the store, claimed and returned on chain, recorded.
 
 The contract claims what the channel owes and returns the rest in one transaction, so nothing is
-half done. What is set aside cannot be promised by a request meanwhile.
+half done. What is set aside cannot be promised by a request meanwhile, and stays set aside until
+the chain shows its end: a transaction of which nobody saw the end may be mined at any time, and
+what was signed in it may be sent by anybody. So such a refund is sent again, under its nonce, when
+the channel is used the next time: one of the two is mined, whichever it is.
 
 Source: batch-settlement EVM specification, "Refund Payload".
 """
 
+import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
 
 from paywall import receipts
 from paywall.chain import Chain
+from paywall.chain.own import FeeTooHigh
 from paywall.chores import Chores
 from paywall.mirror import Mirror
 from paywall.payers import Payers
 from paywall.protocol import channel as rules
 from paywall.protocol.channel import ChainState, Channel, NeedsChain, RefusedByChannel
 from paywall.protocol.eip712 import keccak
-from paywall.protocol.errors import ChainUnavailable, Reason, Refused, Reverted
+from paywall.protocol.errors import (
+    ChainUnavailable,
+    OutOfGas,
+    PaymentError,
+    Reason,
+    Refused,
+    Reverted,
+)
 from paywall.protocol.limits import ANSWER_SECONDS
 from paywall.protocol.once import Ticket
 from paywall.protocol.schemes.batch import RefundPayment, VoucherPayment
 from paywall.stores import Store
 from paywall.stores.slips import slips_of
+
+log = logging.getLogger("paywall.gate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +53,24 @@ class Refunds:
     """Makes the refunds that payers ask for."""
 
     def __init__(
-        self, store: Store, chain: Chain, mirror: Mirror, chores: Chores, payers: Payers
+        self,
+        store: Store,
+        chain: Chain,
+        mirror: Mirror,
+        chores: Chores,
+        payers: Payers,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._chain = chain
         self._mirror = mirror
         self._chores = chores
         self._payers = payers
+        self._clock = clock
         self._slips = slips_of(store)
 
     async def make(self, wish: RefundPayment, ticket: Ticket | None) -> Refunded:
-        """Raises Refused (also RefusedByChannel), or Unavailable: then nothing went back yet.
+        """Raises Refused (also RefusedByChannel), or Unavailable: then nothing was seen to go back.
 
         With a ticket the same wish is fulfilled once, and gets its receipt again.
         """
@@ -84,12 +106,13 @@ class Refunds:
         amount = channel.refunding.amount
         try:
             mined = await self._chain.refund(channel, amount)
-        except Refused:
+        except (Refused, OutOfGas, FeeTooHigh):  # nothing was sent
             await self._over(payment.channel_id, None)
             raise
         except Reverted as error:  # somebody moved the channel on chain meanwhile
-            chain = await self._mirror.read(payment.channel_id, channel.chain.block)
-            await self._over(payment.channel_id, chain)
+            await self._look(channel, channel.chain.block)
+            if not error.has_left:
+                await self._over(payment.channel_id, None)
             raise ChainUnavailable(f"the refund was not made: {error}") from error
         chain = await self._mirror.read(payment.channel_id, mined.block)
         receipt = receipts.refunded(rules.end_refund(channel, chain), mined.transaction, amount)
@@ -98,13 +121,42 @@ class Refunds:
         await self._over(payment.channel_id, chain)
         return receipt
 
-    async def _over(self, channel_id: bytes, chain: ChainState | None) -> None:
-        """Nothing is set aside any more; nor is it where the store has lost the channel meanwhile:
+    async def _look(self, channel: Channel, block: int) -> None:
+        await self._over(channel.channel_id, await self._mirror.read(channel.channel_id, block))
 
-        the payer's next voucher brings it back as the chain has it then.
+    async def _over(self, channel_id: bytes, chain: ChainState | None) -> None:
+        """Nothing is set aside any more, unless it may still be mined; nor is it where the store
+
+        has lost the channel meanwhile: the payer's next voucher brings it back as the chain has it.
         """
         with suppress(NeedsChain):
             await self._store.end_refund(channel_id, chain)
+
+    # -- Again -----------------------------------------------------------------------------------
+
+    def take_up(self, channel: Channel) -> None:
+        """Sees to a refund that was sent, or should have been, and that nobody waits for any more.
+
+        The channel is as the chain has it now. What is sent is what its payer has asked for then.
+        """
+        refunding = channel.refunding
+        if refunding and rules.is_overdue(refunding, int(self._clock() * 1000)):
+            self._chores.behind(self._take_up(channel))
+
+    async def _take_up(self, channel: Channel) -> None:
+        try:
+            await self._chores.once(b"refund again" + channel.channel_id, self._resend(channel))
+        except PaymentError as error:
+            log.warning("a refund whose end nobody saw is not made yet: %s", error)
+
+    async def _resend(self, channel: Channel) -> None:
+        assert channel.refunding is not None
+        block = channel.chain.block
+        try:
+            block = (await self._chain.refund(channel, channel.refunding.amount)).block
+        except Reverted as error:
+            log.info("a refund is not sent again: %s", error)
+        await self._look(channel, block)
 
     # -- Once ------------------------------------------------------------------------------------
 

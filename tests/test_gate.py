@@ -28,10 +28,12 @@ from paywall.protocol.channel import Channel, RefusedByChannel
 from paywall.protocol.errors import (
     ChainUnavailable,
     HoldLost,
+    OutOfGas,
     Reason,
     Refused,
     Reverted,
     StoreUnavailable,
+    TransactionPending,
     Unavailable,
 )
 from paywall.protocol.limits import (
@@ -641,6 +643,95 @@ async def test_case_38_a_refund_that_was_mined_late_cannot_be_spent_as_well(hous
     house.clock.now += 20
     with pytest.raises(Refused):
         await house.pay(50_000)
+
+
+async def lost_refund(house: House, amount: int | None = 9_000) -> None:
+    """A refund is sent, and nobody sees it mined; its deadline passes."""
+    await house.served(1000)
+    house.ledger.faults["refund"] = TransactionPending("sent, and not mined in time", b"\xee" * 32)
+    with pytest.raises(ChainUnavailable):
+        await house.refunded(1000, amount)
+    house.clock.now += REFUND_HOLD_SECONDS + 1
+
+
+async def test_case_38_a_refund_is_not_spent_while_it_may_still_be_mined(house: House) -> None:
+    await lost_refund(house)
+    for _ in range(3):
+        assert await refusal(house.pay(50_000)) is Reason.EXCEEDS_BALANCE
+        house.clock.now += 3600
+    await house.served(41_000, amount=1_000)
+    house.ledger.change(house.agent.channel_id, balance=41_000, claimed=1000, refund_nonce=1)
+    house.clock.now += 6
+    assert await refusal(house.pay(50_000)) is Reason.EXCEEDS_BALANCE
+    assert (house.record.balance, house.record.remaining) == (41_000, 39_000)
+
+
+async def test_case_38_a_refund_that_nobody_waits_for_is_sent_again_by_who_comes_next(
+    house: House,
+) -> None:
+    await lost_refund(house)
+    house.ledger.faults.clear()
+    assert await refusal(house.pay(50_000)) is Reason.EXCEEDS_BALANCE
+    await until(lambda: house.record.refunding is None)
+    assert (house.record.balance, house.record.chain.refund_nonce) == (41_000, 1)
+    assert house.ledger.calls.count("refund") == 2
+    assert (await house.served(41_000))["extra"]["channelState"]["balance"] == "41000"
+
+
+async def test_case_38_a_refund_whose_worker_died_keeps_no_channel_from_being_used(
+    house: House,
+) -> None:
+    await house.served(1000)
+    agent = house.agent
+    await house.store.begin_refund(agent.channel_id, agent.sign(1000), None, "of a dead worker")
+    house.clock.now += REFUND_HOLD_SECONDS + 1
+    house.ledger.faults["refund"] = ChainUnavailable("down")
+    assert await refusal(house.pay(2000)) is Reason.EXCEEDS_BALANCE
+    house.ledger.faults.clear()
+    house.clock.now += 6
+    assert await refusal(house.pay(2000)) is Reason.EXCEEDS_BALANCE
+    await until(lambda: house.record.refunding is None)
+    assert house.record.balance == 1000, "its payer has its money, as it asked"
+    house.ledger.fund(agent.channel_id, 5_000)
+    house.clock.now += 6
+    await house.served(2000)
+
+
+async def test_case_38_who_asks_again_gets_what_the_lost_refund_was_to_bring(house: House) -> None:
+    await lost_refund(house)
+    house.ledger.faults.clear()
+    assert (await house.refunded(1000, 1))["amount"] == "9000"
+    assert (house.record.balance, house.record.refunding) == (41_000, None)
+
+
+async def test_case_38_a_refund_that_was_not_sent_may_follow_one_that_was(house: House) -> None:
+    await lost_refund(house)
+    house.ledger.faults["refund"] = OutOfGas("empty")
+    with pytest.raises(OutOfGas):
+        await house.refunded(1000)
+    assert house.record.remaining == 0, "the first may still be mined"
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OutOfGas("empty"), True),
+        (Reverted("simulated"), True),
+        (Reverted("mined and reverted", b"\xee" * 32), False),
+        (Reverted("a facilitator has it", has_left=True), False),
+    ],
+)
+async def test_case_38_a_refund_is_given_free_at_once_where_nobody_else_has_it(
+    house: House, error: Exception, free: bool
+) -> None:
+    await house.served(1000)
+    house.ledger.faults["refund"] = error
+    with pytest.raises(ChainUnavailable):
+        await house.refunded(1000)
+    if free:
+        assert (await house.served(50_000))["success"]
+    else:
+        assert await refusal(house.pay(50_000)) is Reason.EXCEEDS_BALANCE
 
 
 async def test_a_refund_goes_on_although_its_sender_gave_up(house: House) -> None:

@@ -250,7 +250,7 @@ class Facilitator:
             return await self._carried(Errand(batch.SCHEME, body, wanted))
         except Declined as error:
             if error.word.endswith(_CONTRACT_SAYS_NO):
-                raise Reverted(error.word) from error
+                raise Reverted(error.word, has_left=True) from error
             raise ChainUnavailable(str(error)) from error
 
     async def _carried(self, errand: Errand) -> Mined:

@@ -86,9 +86,9 @@ async def preview_refund(
     """
     channel = await reread(store, chain, channel)
     refuse_promised(channel)
-    back = channel.remaining if amount is None else amount
-    if not 0 < back <= channel.remaining:
-        raise PaymentError(f"{channel.remaining} units are left of this channel's deposit")
+    back = channel.refundable if amount is None else amount
+    if not 0 < back <= channel.refundable:
+        raise PaymentError(f"{channel.refundable} units are left of this channel's deposit")
     wei = await chain.rehearse_refund(channel, back) * await chain.gas_price_wei()
     row = {"action": "refund", "channel": show_bytes(channel.channel_id), "amount": back}
     fee = _fee(chain.network, channel.config.token, wei, native_price)

@@ -30,15 +30,17 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
     """Returns `amount` (all that is left when None) to the payer of a channel.
 
     Raises PaymentError, also Refused, Reverted and ChainUnavailable; a refund that may be on its
-    way keeps its part of the balance until its deadline.
+    way keeps its part of the balance until the contract has counted its nonce.
     """
     refuse_promised(channel)
     set_aside = await store.begin_refund(channel.channel_id, None, amount, token_hex(8))
     assert set_aside.refunding is not None
     try:
         mined = await chain.refund(set_aside, set_aside.refunding.amount)
-    except Reverted:
+    except Reverted as error:
         await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
+        if not error.has_left:
+            await store.end_refund(channel.channel_id, None)
         raise
     except (OutOfGas, FeeTooHigh):  # nothing was sent, so nothing stays set aside
         await store.end_refund(channel.channel_id, None)
@@ -98,7 +100,7 @@ class Returns:
         used_at_ms = channel.used_at_ms or channel.chain.read_at_ms
         return (
             channel.network == self._chain.network
-            and channel.remaining > 0
+            and channel.refundable > 0
             and channel.signed == channel.charged
             and not channel.holds
             and not channel.chain.withdraw_requested_at
@@ -109,7 +111,7 @@ class Returns:
         asset = self._assets.get((channel.network, channel.config.token))
         if asset is None:
             return True  # nobody says what it is worth
-        return channel.remaining > self._policy.of(asset).fee(costs.refund_wei())
+        return channel.refundable > self._policy.of(asset).fee(costs.refund_wei())
 
     async def _give_back(self, channel: Channel) -> None:
         try:

@@ -91,6 +91,10 @@ class Sender:
                 if lost:  # an endpoint may be wrong about that, so this is no "nothing was sent"
                     raise TransactionPending(f"lost, and not sent again: {error}", lost) from error
                 raise
+            except Reverted as error:
+                if lost:
+                    raise Reverted(error.reason, error.transaction, has_left=True) from error
+                raise
             if receipt := await self._outcome(sent, deadline, written):
                 return receipt
             lost = sent.latest.transaction

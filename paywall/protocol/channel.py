@@ -26,8 +26,15 @@ from typing import Final, Never
 import msgspec
 
 from paywall.protocol import window
-from paywall.protocol.channel_refunds import REFUND_MS, begin_refund, end_refund, is_overdue
+from paywall.protocol.channel_refunds import (
+    REFUND_MS,
+    begin_refund,
+    end_refund,
+    is_overdue,
+    is_unasked,
+)
 from paywall.protocol.channel_state import (
+    AGAIN,
     ChainState,
     Channel,
     ChannelConfig,
@@ -48,6 +55,7 @@ from paywall.protocol.errors import HoldLost, Reason
 from paywall.protocol.limits import HOLD_SECONDS, MAX_HOLDS, REMEMBERED_CHARGES, WINDOW_VOUCHERS
 
 __all__ = [
+    "AGAIN",
     "HOLD_MS",
     "REFUND_MS",
     "ChainState",
@@ -65,6 +73,7 @@ __all__ = [
     "check",
     "end_refund",
     "highest_voucher",
+    "is_overdue",
     "observe",
     "open_channel",
     "release",
@@ -89,7 +98,7 @@ def reserve(channel: Channel, voucher: Voucher, price: int, request: str, now_ms
         _refuse(Reason.PAYMENT_ID_REUSED, channel)
     if now_ms >= channel.stale_at_ms():
         raise NeedsChain("what the chain said last is too old")
-    if channel.refunding and is_overdue(channel.refunding, channel.chain, now_ms):
+    if channel.refunding and is_unasked(channel.refunding, channel.chain, now_ms):
         raise NeedsChain("a refund was sent and never confirmed")
     if channel.refunding or channel.holds:
         channel = without_expired(channel, now_ms)

@@ -4,6 +4,8 @@ Time passes (a hold expires), the chain speaks (a claim, a withdrawal), a record
 request or a refund does to a channel is in `paywall.protocol.channel`, and so is the theory.
 """
 
+from typing import Final
+
 import msgspec
 
 from paywall.protocol import eip712, window
@@ -63,12 +65,24 @@ class ChainState(msgspec.Struct, frozen=True, gc=False):
     read_at_ms: int
 
 
+AGAIN: Final = "+"
+"""Before the request of a refund that takes the place of one of which nobody saw the end."""
+
+
 class Refunding(msgspec.Struct, frozen=True, gc=False):
-    """A part of the balance that is on its way back to the payer, for a request of its own."""
+    """A part of the balance that is on its way back to the payer, for a request of its own.
+
+    `amount` is what may still leave: zero once the chain has shown the end of it.
+    """
 
     amount: int
     deadline_ms: int
     request: str
+
+    @property
+    def is_again(self) -> bool:
+        """Whether another one, of which nobody saw the end, may be mined in its place."""
+        return self.request.startswith(AGAIN)
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
@@ -138,7 +152,12 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     @property
     def remaining(self) -> int:
         """What the payer may still promise."""
-        return self.balance - self.committed - (self.refunding.amount if self.refunding else 0)
+        return self.refundable - (self.refunding.amount if self.refunding else 0)
+
+    @property
+    def refundable(self) -> int:
+        """What could go back to the payer, with what is on its way already."""
+        return self.balance - self.committed
 
     @property
     def unclaimed(self) -> int:
@@ -217,19 +236,22 @@ def observe(channel: Channel, chain: ChainState) -> Channel:
     """Takes over what the chain says; an older reading than the last one is ignored."""
     if chain.block < channel.chain.block:
         return channel
+    refunding = channel.refunding
+    if refunding and chain.refund_nonce > channel.chain.refund_nonce:
+        refunding = msgspec.structs.replace(refunding, amount=0)
     return msgspec.structs.replace(
-        channel, chain=chain, charged=max(channel.charged, chain.claimed)
+        channel, chain=chain, charged=max(channel.charged, chain.claimed), refunding=refunding
     )
 
 
 def without_expired(channel: Channel, now_ms: int) -> Channel:
-    """Without holds whose worker died, and without a refund that nobody waits for any more.
+    """Without holds whose worker died, and without a refund that is over and was told of.
 
     Nothing was charged for such a request, and nothing can be any more, so its voucher is good
     again: a payer that signs one total after the other could not go on without it.
     """
     refunding = channel.refunding
-    if refunding and refunding.deadline_ms <= now_ms:
+    if refunding and refunding.amount == 0 and refunding.deadline_ms <= now_ms:
         refunding = None
     dead = [key for key, hold in channel.holds.items() if hold.deadline_ms <= now_ms]
     if not dead and refunding is channel.refunding:

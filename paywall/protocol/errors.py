@@ -291,14 +291,20 @@ class OutOfGas(ChainUnavailable):
 
 
 class Reverted(PaymentError):
-    """A contract will not take a transaction: simulated, or mined (`transaction` is its hash)."""
+    """A contract will not take a transaction: simulated, or mined (`transaction` is its hash).
 
-    def __init__(self, reason: str, transaction: bytes | None = None) -> None:
+    `has_left` says whether others have the call by now, and could send what was signed in it.
+    """
+
+    def __init__(
+        self, reason: str, transaction: bytes | None = None, has_left: bool = False
+    ) -> None:
         super().__init__(
             f"refused by the contract: {reason}" if reason else "refused by the contract"
         )
         self.reason = reason
         self.transaction = transaction
+        self.has_left = has_left or transaction is not None
 
 
 class HoldLost(PaymentError):

@@ -89,10 +89,10 @@ REQUEST_DELAY_SHARE: Final = 6
 """A request lives for a sixth of its channel's withdraw delay at most, however often its hold is
 renewed: see `paywall.running`."""
 REFUND_HOLD_SECONDS: Final = 300
-"""How long a refund that is on its way to the chain keeps its part of the balance.
+"""How long a refund is left to the worker that sends it.
 
-Not to be renewed instead: when its worker dies the transaction may be on its way still, and then
-the part must be kept, by nobody. The chain is asked before it is given free.
+Its part of the balance is kept until the contract has counted its nonce, however long that takes.
+After this long it is sent again, by whoever comes first.
 """
 
 # -- Time ----------------------------------------------------------------------------------------

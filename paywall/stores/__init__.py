@@ -102,7 +102,10 @@ class Store(Protocol):
         """Sets a refund aside. Raises RefusedByChannel, or NeedsChain for an unknown channel."""
 
     async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
-        """A refund was mined (`chain` is what the contract says now) or given up (None)."""
+        """A refund was sent (`chain` is what the contract says now) or never was (None).
+
+        It stays set aside until the contract has counted its nonce.
+        """
 
     async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:
         """All channels in the order of their ids, a page at a time."""

@@ -135,6 +135,6 @@ def _rare(words: bytes, now_ms: int) -> tuple[Refunding | None, bytes]:
     if not words:
         return None, b"-"
     amount, deadline_ms, request, proven = words.split()
-    if amount == b"-" or int(deadline_ms) <= now_ms:
+    if amount == b"-" or (amount == b"0" and int(deadline_ms) <= now_ms):
         return None, proven
     return Refunding(int(amount), int(deadline_ms), request.decode()), proven

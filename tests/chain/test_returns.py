@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 from helpers.chain import rich_payer
 from helpers.channels import voucher
 from helpers.collecting import (
@@ -16,11 +17,16 @@ from helpers.collecting import (
     claimer_of,
     providing,
 )
-from helpers.rpc_proxy import RpcProxy, result
+from helpers.rpc_proxy import Fault, Forward, RpcProxy, result
 from test_watcher import withdraw
 
 from paywall.chain.claimer import Claimer
 from paywall.chain.devnet import Devnet
+from paywall.chain.returns import give_back
+from paywall.chain.watcher import reread
+from paywall.protocol.channel import RefusedByChannel
+from paywall.protocol.errors import Reason
+from paywall.protocol.limits import REFUND_HOLD_SECONDS
 from paywall.protocol.x402 import show_address
 
 IDLE_SECONDS: Final = 200
@@ -128,3 +134,42 @@ async def test_case_38_a_refund_of_which_nobody_saw_the_end_is_made_once(comes_b
         record = await at.provider.record(customer)
         assert record.balance == await at.balance(customer)
         assert record.balance == (5_100 if comes_back else 100)
+
+
+def keeping(kept: list[Forward]) -> Fault:
+    """Says that it has a transaction, and sends it when it likes."""
+
+    async def fault(forward: Forward) -> web.StreamResponse:
+        kept.append(forward)
+        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": "0x" + "00" * 32})
+
+    return fault
+
+
+@pytest.mark.parametrize("asks_again", [False, True])
+async def test_case_38_a_refund_that_is_mined_long_after_it_was_sent_was_not_spent_meanwhile(
+    asks_again: bool,
+) -> None:
+    async with scene(timeout_seconds=1.5) as at:
+        customer = await at.customer()
+        await at.provider.serve(customer, 100)
+        kept: list[Forward] = []
+        at.proxy.faults["eth_sendRawTransaction"] = keeping(kept)
+        await at.a_while_later()
+        assert kept, "the refund was sent"
+        at.clock.travel(REFUND_HOLD_SECONDS + 60)
+        store, node = at.provider.store, at.provider.node
+        record = await reread(store, node, await at.provider.record(customer))
+        assert (record.balance, record.remaining) == (DEPOSIT, 0)
+        with pytest.raises(RefusedByChannel) as refused:
+            await at.provider.serve(customer, DEPOSIT - 100)
+        assert refused.value.reason is Reason.EXCEEDS_BALANCE
+        at.proxy.faults.clear()
+        if asks_again:
+            await give_back(store, node, record, None)
+        for send in kept:
+            await send()
+        assert await at.balance(customer) == 100
+        record = await reread(store, node, record)
+        assert record.balance == record.charged == 100
+        assert record.chain.refund_nonce == 1

@@ -17,6 +17,7 @@ from helpers.honest_chain import HonestChain
 from helpers.ledger import Books, Payment
 from helpers.model import Model, Move
 from paywall.protocol.channel import (
+    AGAIN,
     ChainState,
     Channel,
     Hold,
@@ -42,6 +43,8 @@ class ChannelMachine(RuleBasedStateMachine):
         self.model = Model(lambda: self.now)
         self.requests = 0
         self.refunds = 0
+        self.refunds_signed: list[int] = []
+        """Of the refund that is set aside: any of them may be mined, and one."""
         self.withdrew = False
         self.first_reading: ChainState
 
@@ -219,6 +222,9 @@ class ChannelMachine(RuleBasedStateMachine):
         outcome = self._begin_refund(self.channel.charged + wrong, amount, f"refund-{self.refunds}")
         if isinstance(outcome, Channel):
             assert not wrong
+            assert outcome.refunding
+            kept = self.refunds_signed if outcome.refunding.is_again else []
+            self.refunds_signed = [*kept, outcome.refunding.amount]
             self.books.signed.add(self.channel.charged)
 
     @precondition(lambda self: self._is_refunding())
@@ -232,22 +238,32 @@ class ChannelMachine(RuleBasedStateMachine):
     @rule(amount=st.none() | st.integers(0, 6000))
     def ask_again_for_the_same_refund(self, amount: int | None) -> None:
         before = self.channel
-        outcome = self._begin_refund(before.charged, amount, before.refunding.request)
+        request = before.refunding.request.removeprefix(AGAIN)
+        outcome = self._begin_refund(before.charged, amount, request)
         assert outcome == before == self.channel
 
-    # A refund that is mined after we gave it up takes what was granted since; the deadline is far
-    # longer than its transactions may take, so the honest chain mines it before or never.
-    @precondition(lambda self: self._is_refunding())
-    @rule()
-    def the_refund_is_mined(self) -> None:
-        amount = self.channel.refunding.amount
+    @precondition(lambda self: self._may_be_mined())
+    @rule(data=st.data(), seen=st.booleans())
+    def the_refund_is_mined(self, data: st.DataObject, seen: bool) -> None:
+        """At any time, however long ago it was sent; perhaps nobody sees it at first."""
+        amount = data.draw(st.sampled_from(self.refunds_signed))
         self.chain = self.chain.claim(self.channel).refund(amount)
-        self._end_refund(self.chain.read(self.now))
+        if seen:
+            self._end_refund(self.chain.read(self.now))
+            assert self.channel.refunding is None
 
-    @precondition(lambda self: self.channel.refunding)
+    @precondition(lambda self: self._may_be_mined())
     @rule()
-    def the_refund_is_given_up(self) -> None:
+    def the_refund_is_looked_after_and_not_mined(self) -> None:
+        self._end_refund(self.chain.read(self.now))
+        assert self.channel.refunding, "it may still be mined"
+
+    @precondition(lambda self: self._may_be_mined())
+    @rule()
+    def the_refund_was_not_sent(self) -> None:
+        again = self.channel.refunding.is_again
         self._end_refund(None)
+        assert bool(self.channel.refunding) == again, "the one before it may have been"
 
     # -- How a move is played --------------------------------------------------------------------
 
@@ -270,6 +286,13 @@ class ChannelMachine(RuleBasedStateMachine):
     def _is_refunding(self) -> bool:
         refunding = self.channel.refunding
         return refunding is not None and refunding.deadline_ms > self.now * 1000
+
+    def _may_be_mined(self) -> bool:
+        return (
+            self.channel.refunding is not None
+            and self.channel.refunding.amount > 0
+            and self.chain.refund_nonce == self.channel.chain.refund_nonce
+        )
 
     def _charge_is_remembered(self, name: str) -> bool:
         """By its name, when it came without an id or cost nothing; else under its id."""

@@ -9,6 +9,7 @@ from paywall.protocol.channel import (
     REFUND_MS,
     Channel,
     NeedsChain,
+    Refunding,
     RefusedByChannel,
     begin_refund,
     charge,
@@ -126,18 +127,64 @@ def test_case_38_a_second_refund_waits_for_the_first() -> None:
     assert again.remaining == 500
 
 
+def overdue(amount: int = 100) -> Channel:
+    """A refund was sent, its deadline has passed, and the chain, as read since, shows nothing."""
+    leaving = begin_refund(charged_up_to(300), voucher(300), amount, "refund", NOW_MS)
+    return observe(leaving, chain(1000, block=2, read_at_ms=NOW_MS + REFUND_MS + 1))
+
+
+def test_case_38_a_refund_that_may_still_be_mined_is_never_given_free() -> None:
+    late_ms = NOW_MS + REFUND_MS + 2000
+    assert refusal(overdue(), 901, 1, late_ms) is Reason.EXCEEDS_BALANCE
+    spent = reserve(overdue(), voucher(900), 600, "a", late_ms)
+    assert (spent.committed, spent.remaining) == (900, 0)
+    mined = observe(spent, chain(900, claimed=300, refund_nonce=1, block=3))
+    assert mined.committed <= mined.balance
+
+
+def test_case_38_a_refund_is_over_when_its_nonce_is_counted_whoever_sent_it() -> None:
+    late_ms = NOW_MS + REFUND_MS
+    after = chain(900, claimed=300, refund_nonce=1, block=3, read_at_ms=late_ms)
+    mined = observe(overdue(), after)
+    assert (mined.remaining, mined.refundable) == (600, 600)
+    served = reserve(mined, voucher(900), 600, "a", late_ms)
+    assert (served.refunding, served.remaining) == (None, 0)
+
+
+def test_case_38_what_was_mined_is_remembered_for_copies_of_the_same_wish() -> None:
+    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
+    mined = observe(leaving, chain(900, claimed=300, refund_nonce=1, block=2))
+    assert mined.remaining == 600
+    with pytest.raises(RefusedByChannel) as refused:
+        begin_refund(mined, voucher(300), 100, "copy", NOW_MS + REFUND_MS - 1)
+    assert refused.value.reason is Reason.CHANNEL_BUSY
+    anew = begin_refund(mined, voucher(300), 100, "another", NOW_MS + REFUND_MS)
+    assert anew.refunding == Refunding(100, NOW_MS + 2 * REFUND_MS, "another")
+
+
+@pytest.mark.parametrize(("asked", "set_aside"), [(1, 100), (100, 100), (200, 200), (None, 700)])
+def test_case_38_a_refund_in_the_place_of_another_is_at_least_as_much(
+    asked: int | None, set_aside: int
+) -> None:
+    """Both are signed under one nonce, and one of them will be mined."""
+    again = begin_refund(overdue(), voucher(300), asked, "second", NOW_MS + REFUND_MS)
+    assert again.refunding == Refunding(set_aside, NOW_MS + 2 * REFUND_MS, "+second")
+    assert begin_refund(again, voucher(300), asked, "second", NOW_MS + REFUND_MS) is again
+    assert end_refund(again, None) == again, "the first may have been sent"
+    assert end_refund(again, chain(900, 300, refund_nonce=1, block=3)).refunding is None
+
+
+def test_case_38_a_reading_without_its_nonce_ends_no_refund() -> None:
+    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
+    kept = end_refund(leaving, chain(1000, claimed=300, block=2))
+    assert (kept.claimed, kept.refunding) == (300, leaving.refunding)
+
+
 @pytest.mark.parametrize("asked", [100, 200, None])
 def test_case_38_a_repeated_refund_is_the_same_refund(asked: int | None) -> None:
     leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
     last_ms = NOW_MS + REFUND_MS - 1
     assert begin_refund(leaving, voucher(300), asked, "refund", last_ms) is leaving
-
-
-def test_case_38_a_refund_that_was_given_up_for_its_age_begins_anew() -> None:
-    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
-    anew = begin_refund(leaving, voucher(300), 200, "refund", NOW_MS + REFUND_MS)
-    assert anew.refunding is not None
-    assert (anew.refunding.amount, anew.refunding.deadline_ms) == (200, NOW_MS + 2 * REFUND_MS)
 
 
 @pytest.mark.parametrize("amount", [299, 301])

@@ -27,7 +27,13 @@ from paywall.protocol.channel import (
     Standing,
 )
 from paywall.protocol.errors import ConfigurationError, HoldLost, Reason, Refused
-from paywall.protocol.limits import ANSWER_SECONDS, HOLD_SECONDS, MAX_HOLDS, REMEMBERED_CHARGES
+from paywall.protocol.limits import (
+    ANSWER_SECONDS,
+    HOLD_SECONDS,
+    MAX_HOLDS,
+    REFUND_HOLD_SECONDS,
+    REMEMBERED_CHARGES,
+)
 from paywall.protocol.once import AnsweredBefore, RefusedBefore, Ticket
 from paywall.stores import Store, open_store
 
@@ -289,6 +295,47 @@ async def test_case_38_a_refund_is_set_aside_once_and_ended(opened: Store) -> No
     ended = await opened.end_refund(CHANNEL_ID, chain(100, 100, refund_nonce=1, block=2))
     assert (ended.balance, ended.claimed, ended.refunding) == (100, 100, None)
     assert await opened.end_refund(CHANNEL_ID, None) == ended == await record_of(opened)
+
+
+async def test_case_38_a_refund_that_may_still_be_mined_stays_set_aside(
+    opened: Store, time: Time
+) -> None:
+    leaving = await opened.begin_refund(CHANNEL_ID, voucher(0), 6_000, "refund")
+    kept = await opened.end_refund(CHANNEL_ID, chain(10_000, block=2))
+    assert kept.refunding == leaving.refunding
+    time.seconds += REFUND_HOLD_SECONDS
+    with pytest.raises(NeedsChain):
+        await opened.reserve(CHANNEL_ID, voucher(1), 1, "a")
+    unmined = chain(10_000, block=3, read_at_ms=int(time.seconds * 1000))
+    await opened.record(CHANNEL_ID, NETWORK, CONFIG, unmined, 0)
+    assert await reason_of(opened, 4_001, 1) is Reason.EXCEEDS_BALANCE
+    assert (await opened.reserve(CHANNEL_ID, voucher(4_000), 1_000, "b")).held == 1_000
+    await opened.charge(CHANNEL_ID, "b", 1_000)
+    assert (await record_of(opened)).refunding == leaving.refunding
+    mined = chain(4_000, refund_nonce=1, block=4, read_at_ms=int(time.seconds * 1000))
+    seen = await opened.record(CHANNEL_ID, NETWORK, CONFIG, mined, 0)
+    assert seen == await record_of(opened)
+    assert seen.remaining == 3_000
+    await opened.reserve(CHANNEL_ID, voucher(3_999), 2_999, "c")
+    assert (await record_of(opened)).refunding is None
+
+
+async def test_case_38_a_refund_in_the_place_of_another_keeps_what_either_may_take(
+    opened: Store, time: Time
+) -> None:
+    await opened.begin_refund(CHANNEL_ID, voucher(0), 6_000, "refund")
+    time.seconds += REFUND_HOLD_SECONDS
+    again = await opened.begin_refund(CHANNEL_ID, voucher(0), 1_000, "second")
+    assert again.refunding is not None
+    assert (again.refunding.amount, again.refunding.request) == (6_000, "+second")
+    assert await opened.begin_refund(CHANNEL_ID, voucher(0), 1_000, "second") == again
+    assert await opened.end_refund(CHANNEL_ID, None) == again == await record_of(opened)
+    time.seconds += REFUND_HOLD_SECONDS
+    more = await opened.begin_refund(CHANNEL_ID, voucher(0), None, "third")
+    assert (more.remaining, more.refundable) == (0, 10_000)
+    mined = chain(4_000, refund_nonce=1, block=2)
+    ended = await opened.end_refund(CHANNEL_ID, mined)
+    assert (ended.refunding, ended.remaining) == (None, 4_000)
 
 
 async def test_case_43_a_refund_by_the_providers_wish_leaves_a_record_that_is_read(

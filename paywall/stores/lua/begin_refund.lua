@@ -10,7 +10,7 @@ if not r then return {'unknown'} end
 redis.call('HLEN', holds)
 redis.call('ZCARD', KEYS[3])
 local set_aside = r.ra and tonumber(r.rx) > now
-if set_aside and r.rq == request then return whole('ok', r, holds) end
+if set_aside and (r.rq == request or r.rq == '+' .. request) then return whole('ok', r, holds) end
 local expired = without_expired(r, holds, now)
 local left = less(r.c, r.b) and sub(r.b, r.c) or '0'
 if amount == '' then amount = left end
@@ -26,6 +26,10 @@ elseif amount == '0' or less(left, amount) then
 end
 if reason then return refused(reason, text, holds, now) end
 
+-- One that is overdue is made again with this one, under the same nonce.
+if r.ra and r.ra ~= '0' then
+  amount, request = max(amount, r.ra), '+' .. request
+end
 local floor = max(r.f, r.v or r.c)
 for seen in string.gmatch(r.w, '%d+') do
   floor = max(floor, seen)

@@ -14,7 +14,7 @@
 --   b  balance           k  claimed            wa withdraw amount     wt requested at
 --   rn refund nonce      bl block              rd read at (ms)        dl delay (s)
 -- what is seldom there, or nothing:
---   ra refunding amount  rx its deadline (ms)  rq its request
+--   ra refunding amount  rx its deadline (ms)  rq its request, behind a + when it is sent again
 --   pv amount of the highest voucher of before a refund
 -- one of the holds, "price amount deadline request", or nothing; w, the amounts in the window, " a b c ",
 -- and d, the requests charged last, " r1 r2 ", and some before them, which count no longer. Behind these
@@ -276,6 +276,8 @@ end
 local function observe(due, id, r, at)
   local block = r.chain and string.match(r.chain, '^%S+ %S+ %S+ %S+ %S+ (%S+)')
   if block and tonumber(ARGV[at + 5]) < tonumber(block) then return end
+  -- What was signed under a nonce that is counted can leave no more.
+  if r.ra and less(string.match(r.chain, '^%S+ %S+ %S+ %S+ (%S+)'), ARGV[at + 4]) then r.ra = '0' end
   r.chain, r.b, r.k = table.concat(ARGV, ' ', at, at + 6), ARGV[at], ARGV[at + 1]
   r.c = max(r.c, r.k)
   index(due, id, r.v, r.c, r.k)

@@ -24,11 +24,11 @@ local requested, read_at = string.match(r.chain, '^%S+ %S+ %S+ (%S+) %S+ %S+ (%S
 local delay = tonumber(r.dl)
 if now >= read_at + math.floor(delay * 1000 / 3) then return {'stale'} end
 -- A refund that was sent and never confirmed: what was set aside may have left by now.
-local overdue = r.ra and tonumber(r.rx) <= now
-if overdue and tonumber(read_at) < tonumber(r.rx) then return {'overdue'} end
+local late = r.ra and tonumber(r.rx) <= now
+if late and r.ra ~= '0' and tonumber(read_at) < tonumber(r.rx) then return {'overdue'} end
 
 local expired = without_expired(r, holds, now)
-local refunding = r.ra and not overdue and r.ra or '0'
+local refunding = r.ra or '0'
 local signed = r.v or r.c
 local new = less(r.f, amount) and not string.find(r.w, ' ' .. amount .. ' ', 1, true)
 local committed = add(r.c, r.hp)
@@ -76,7 +76,7 @@ end
 if not r.v or less(r.v, amount) then
   r.v, r.tail = amount, signature .. string.sub(r.tail, r.v and SIGNATURE + 1 or 1)
 end
-if overdue then r.ra, r.rx, r.rq = nil, nil, nil end
+if late and r.ra == '0' then r.ra, r.rx, r.rq = nil, nil, nil end
 r.u = integer(now)
 local hold = price .. ' ' .. amount .. ' ' .. deadline
 if r.h == '' then
