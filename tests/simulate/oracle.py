@@ -33,7 +33,7 @@ class Oracle:
         self.books: dict[bytes, Book] = {}
         self.goals: dict[int, list[Asked]] = {}
         self.refused: set[int] = set()
-        self.forgetful = False
+        self.forgetful: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.digest = 0

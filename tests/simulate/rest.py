@@ -54,11 +54,11 @@ class Rest:
         self._count_streams()
 
     async def _what_was_paid(self) -> None:
-        """A transfer that was made buys its answer, at the third try at most."""
-        for transfer in self._transfers.unanswered(EPOCH + int(self._loop.time())):
+        """A transfer that was made buys its answer, at the third try at most, or buys it again."""
+        for transfer in self._transfers.to_ask_again(EPOCH + int(self._loop.time())):
             for _ in range(3):
                 status = await self._world.network.again(transfer)
-                if transfer.runs:
+                if status < 400:
                     break
                 await self._pause(10.0)
             self._transfers.asked_again(transfer, status)

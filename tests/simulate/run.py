@@ -16,6 +16,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from paywall import exchange
 from simulate.cheap import Disk, cheaply
 from simulate.loop import Loop
 from simulate.oracle import Oracle
@@ -115,6 +116,7 @@ def simulate(seed: str, payments: int, real: bool | None = None) -> Result:
                 loop.run_until_complete(_life_of(world))
             finally:
                 world.oracle.close()
+                exchange._PENDING.clear()  # the endings of the dead
                 loop.bury()
                 for agent in world.agents:
                     agent.wallet.close()

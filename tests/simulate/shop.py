@@ -130,7 +130,7 @@ class Shop:
         self.receiver = eip712.address_of(PrivateKey(random.randbytes(32)))
         self.authorizer = eip712.address_of(PrivateKey(random.randbytes(32)))
         self.stepped = self.ahead_seconds = self.fell_seconds = 0.0
-        self.server = Server(oracle, loop, lambda: EPOCH + loop.time() + self.stepped)
+        self.server = Server(host, oracle, loop, lambda: EPOCH + loop.time() + self.stepped)
         self.app: ASGIApp = App(host, loop, oracle, faults, random)
         self.policy = ClaimPolicy(
             max_at_risk=random.choice(("$0.05", "$10")),

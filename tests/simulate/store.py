@@ -31,7 +31,8 @@ LOG_SECONDS: Final = 5.0
 class Server:
     """The records of one provider. `clock` is the server's own, in Unix seconds."""
 
-    def __init__(self, oracle: Oracle, loop: Loop, clock: Callable[[], float]) -> None:
+    def __init__(self, host: str, oracle: Oracle, loop: Loop, clock: Callable[[], float]) -> None:
+        self._host = host
         self.loop = loop
         self.memory = MemoryStore(clock)
         self._oracle = oracle
@@ -83,7 +84,7 @@ class Server:
 
     def fail_over(self, lag_seconds: float) -> int:
         """Another server takes over, which has not heard the last so many seconds."""
-        self._oracle.forgetful = True
+        self._oracle.forgetful.add(self._host)
         since = self.loop.time() - lag_seconds
         lost = 0
         while self._log and self._log[-1][0] > since:
@@ -93,7 +94,7 @@ class Server:
 
     def flush(self) -> None:
         """Everything is gone."""
-        self._oracle.forgetful = True
+        self._oracle.forgetful.add(self._host)
         self._log.clear()
         for channel_id in list(self.memory._records):
             self._oracle.flushed(channel_id)

@@ -20,6 +20,9 @@ from simulate.oracle import Oracle
 
 _REMEMBERED_SECONDS: Final = SLIP_MARGIN_SECONDS - 2 * MAX_CLOCK_SKEW_SECONDS
 """For how long after its end an authorization must be known, whosever clock is asked."""
+SOME: Final = 20
+NOT_KEPT: Final = 409
+"""The answer left once, and was too large to be kept or is over: nothing runs again."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Transfers:
         transfer.sent += 1
         self._oracle.note(nonce, "sent to the chain")
         if transfer.sent > 1:
-            self._forgot("transfers sent again", nonce, "a transfer is sent twice")
+            self._forgot("transfers sent again", transfer, "a transfer is sent twice")
 
     def left(self, run: str, asked: Asked) -> None:
         """The head of a good answer leaves a worker, with a receipt."""
@@ -80,32 +83,35 @@ class Transfers:
         transfer.runs.add(run)
         if len(transfer.runs) > 1:
             what = "an authorization buys a second answer"
-            self._forgot("transfers that bought again", asked.transfer, what)
+            self._forgot("transfers that bought again", transfer, what)
 
     def _is_paid(self, transfer: Transfer) -> bool:
         return bool(self._contract.get("used", transfer.told.payer, transfer.told.nonce))
 
-    def unanswered(self, now: int) -> list[Transfer]:
-        """What was paid, and may be asked for still. `now` is in Unix seconds."""
-        return [
+    def to_ask_again(self, now: int) -> list[Transfer]:
+        """What was paid and may be asked for still: all that was not answered, and some that was.
+
+        `now` is in Unix seconds.
+        """
+        paid = [
             transfer
             for transfer in self._known.values()
-            if not transfer.runs
-            and self._is_paid(transfer)
-            and now < transfer.told.valid_before + _REMEMBERED_SECONDS
+            if self._is_paid(transfer) and now < transfer.told.valid_before + _REMEMBERED_SECONDS
         ]
+        answered = [transfer for transfer in paid if transfer.runs]
+        return [transfer for transfer in paid if not transfer.runs] + answered[-SOME:]
 
     def asked_again(self, transfer: Transfer, status: int) -> None:
         """What became of one when it was sent once more, with all at rest."""
-        if transfer.runs:
-            return
-        what = f"a paid transfer buys no answer, but {status}"
-        self._forgot("transfers that bought nothing", transfer.told.nonce, what)
+        if status >= 400 and status != NOT_KEPT:
+            what = f"a paid transfer buys no answer, but {status}"
+            self._forgot("transfers that bought nothing", transfer, what)
 
-    def _forgot(self, counted: str, nonce: bytes, what: str) -> None:
+    def _forgot(self, counted: str, transfer: Transfer, what: str) -> None:
         """What may happen where a store has lost its last writes, and is counted; else a fault."""
         self._oracle.counts[f"{counted}, a store forgot"] += 1
-        self._oracle.expect(self._oracle.forgetful, nonce, what)
+        forgot = transfer.request.url.host in self._oracle.forgetful
+        self._oracle.expect(forgot, transfer.told.nonce, what)
 
     def count(self) -> None:
         """Nothing moves any more: each request of an agent was paid once."""
