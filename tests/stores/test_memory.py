@@ -13,17 +13,22 @@ async def pay(store: MemoryStore, number: int) -> None:
     await store.charge(CHANNEL_ID, f"r{number}", 1, ticket(number), b"x")
 
 
-async def test_entries_that_expired_are_dropped_as_new_ones_come() -> None:
-    time = Time()
-    store = MemoryStore(clock=time)
-    sizes = []
+async def most_entries(store: MemoryStore, time: Time) -> int:
+    """How many there were at most while a payment came each second for half an hour and more."""
+    most = 0
     for number in range(1, 2001):
         time.seconds += 1
         if number % 60 == 1:
             await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10**9, read_at_ms=time.ms()), 0)
         await pay(store, number)
-        sizes.append(len(store._entries))
-    assert max(sizes) <= ANSWER_SECONDS + HOLD_SECONDS
+        most = max(most, len(store._entries))
+    return most
+
+
+async def test_entries_that_expired_are_dropped_as_new_ones_come() -> None:
+    time = Time()
+    store = MemoryStore(clock=time)
+    assert await most_entries(store, time) <= ANSWER_SECONDS + HOLD_SECONDS
 
 
 async def test_a_dead_workers_entry_in_front_holds_up_the_others_only_until_it_expires() -> None:
@@ -45,14 +50,7 @@ async def test_what_lives_for_a_year_in_front_holds_up_nobody() -> None:
     store = MemoryStore(clock=time)
     for name in (b"a pass", b"another"):
         assert await store.spend(name, "owner", MAX_PASS_SECONDS * 1000)
-    sizes = []
-    for number in range(1, 2001):
-        time.seconds += 1
-        if number % 60 == 1:
-            await store.record(CHANNEL_ID, NETWORK, CONFIG, chain(10**9, read_at_ms=time.ms()), 0)
-        await pay(store, number)
-        sizes.append(len(store._entries))
-    assert max(sizes) <= ANSWER_SECONDS + HOLD_SECONDS + 2
+    assert await most_entries(store, time) <= ANSWER_SECONDS + HOLD_SECONDS + 2
     assert not await store.spend(b"a pass", "somebody else", 1)
 
 
