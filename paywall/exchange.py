@@ -112,10 +112,10 @@ class Exchange:
         "_answered",
         "_gate",
         "_kept",
+        "_listener",
         "_metered",
         "_muted",
         "_open",
-        "_receive",
         "_scope",
         "_send",
         "payment",
@@ -133,7 +133,7 @@ class Exchange:
         self.payment = Payment(admission, gate.terms.asset)
         self._gate = gate
         self._metered = metered
-        self._receive = Listener(receive)
+        self._listener = Listener(receive)
         self._send = send
         self._open: Admitted | None = admission
         self._answered = False
@@ -147,9 +147,9 @@ class Exchange:
             if self._metered:
                 await self._bounded(app)
             else:
-                await app(self._scope, self._receive, self.send)
+                await app(self._scope, self._listener.receive, self.send)
         finally:
-            self._receive.close()
+            self._listener.close()
             if self._open:
                 await finish(self._end())
 
@@ -170,7 +170,7 @@ class Exchange:
         try:
             async with limit:
                 self._gate.cut_by(self._open, cut)
-                await app(self._scope, self._receive, self.send)
+                await app(self._scope, self._listener.receive, self.send)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -218,7 +218,7 @@ class Exchange:
         receipt: str | None
         if message["status"] >= 400:
             receipt = await finish(self._release())
-        elif await self._receive.hung_up():
+        elif await self._listener.hung_up():
             receipt = await finish(self._release())
             self._muted = True  # whoever says that it is gone and still listens gets nothing
         elif self._metered and body is None:

@@ -2,51 +2,58 @@
 
 To ask is to listen. Of most servers a task listens: it hears what the server says next, and what it
 hears is kept for the app. It stops where one more message would have to be kept, and when the app
-listens itself. A task costs a tenth of a paid request, so uvicorn's `receive` is tried by hand: it
-takes nothing before it has something to give, so a try that would have to wait is given up without
-a loss. Of a server that is not known nobody can say that, nor of what else stands in between.
+listens itself. A task costs a tenth of a paid request. Of uvicorn the request's own cycle says it,
+so that is asked, and the app listens to uvicorn alone. Of a server that is not known nobody can say
+that, nor of what else stands in between.
 
-What has arrived while the app kept the processor is heard when the event loop has turned once. That
-costs as much as the try, so an app that answers at once is not made to wait for it: who hangs up in
-that moment is like who hangs up a moment later.
+What has arrived while the app kept the processor is heard when the event loop has turned once. An
+app that answers at once is not made to wait for that: who hangs up in that moment is like who hangs
+up a moment later.
 """
 
 import asyncio
-from collections.abc import Coroutine
 from time import perf_counter
 from types import MethodType
-from typing import Any, Final, cast
+from typing import Final, Protocol, cast, runtime_checkable
 
 from starlette.types import Message, Receive
 
-_TRIED_BY_HAND: Final = frozenset(
+_SAY_SO: Final = frozenset(
     ("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl")
 )
 """By name, because a provider need not have uvicorn."""
 _AT_ONCE_SECONDS: Final = 0.001
 
 
-def _may_be_tried(receive: Receive) -> bool:
-    return isinstance(receive, MethodType) and type(receive.__self__).__module__ in _TRIED_BY_HAND
+@runtime_checkable
+class Cycle(Protocol):
+    """One request and its answer, as its server sees them."""
+
+    disconnected: bool
+
+
+_is_cycle: Final[dict[type, bool]] = {}
+"""Of the kinds that were met; a server has one."""
+
+
+def _cycle_of(receive: Receive) -> Cycle | None:
+    if not isinstance(receive, MethodType):
+        return None
+    cycle, kind = receive.__self__, type(receive.__self__)
+    known = _is_cycle.get(kind)
+    if known is None:
+        known = _is_cycle[kind] = kind.__module__ in _SAY_SO and isinstance(cycle, Cycle)
+    return cast("Cycle", cycle) if known else None
 
 
 class Listener:
-    """What the app listens to, for one request."""
+    """What the app listens to, for one request: `receive`."""
 
-    __slots__ = (
-        "_began",
-        "_by_hand",
-        "_gone",
-        "_kept",
-        "_receive",
-        "_task",
-        "_uploaded",
-        "_waiting",
-    )
+    __slots__ = ("_began", "_cycle", "_gone", "_kept", "_receive", "_task", "_uploaded", "_waiting")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._by_hand = _may_be_tried(receive)
+        self._cycle = _cycle_of(receive)
         self._began = perf_counter()
         self._task: asyncio.Task[None] | None = None
         self._kept: Message | None = None
@@ -54,7 +61,11 @@ class Listener:
         self._gone = False
         self._waiting = 0
 
-    async def __call__(self) -> Message:
+    @property
+    def receive(self) -> Receive:
+        return self._receive if self._cycle else self._hear
+
+    async def _hear(self) -> Message:
         self._waiting += 1
         try:
             while self._kept is None and not self._gone:
@@ -77,11 +88,11 @@ class Listener:
 
     async def hung_up(self) -> bool:
         """Whether the server has said so already, or says so when asked this instant."""
-        if self._by_hand:
+        if self._cycle:
             if perf_counter() - self._began > _AT_ONCE_SECONDS:
                 await asyncio.sleep(0)  # so that the server hears what has arrived meanwhile
-            self._try()
-        elif self._may_hear_more():
+            return self._cycle.disconnected
+        if self._may_hear_more():
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._listen())
             await asyncio.sleep(0)
@@ -98,19 +109,6 @@ class Listener:
             message = self._note(await self._receive())
             if not self._gone:
                 self._kept = message
-
-    def _try(self) -> None:
-        """The same without a task: whatever can be heard without waiting."""
-        while self._may_hear_more():
-            hearing = cast("Coroutine[Any, Any, Message]", self._receive())
-            try:
-                hearing.send(None)
-            except StopIteration as heard:
-                message = self._note(heard.value)
-                if not self._gone:
-                    self._kept = message
-            else:
-                return hearing.close()
 
     def close(self) -> None:
         """Nobody listens any more. Who was cancelled keeps where it was, and that is in here: so
