@@ -498,8 +498,10 @@ async def test_a_claim_that_the_contract_will_not_have_is_told_from_our_trouble(
     fake.handlers["settle"] = answer(no)
     with pytest.raises(error):
         await chain.claim(batch_of(node, channel))
-    with pytest.raises(error):
+    with pytest.raises(error) as declined:
         await chain.refund(channel, 5)
+    if isinstance(declined.value, Reverted):
+        assert declined.value.has_left, "a facilitator has what we signed, whatever it says"
 
 
 async def test_a_claim_of_fewer_rows_than_were_asked_does_not_count(

@@ -19,7 +19,7 @@ from helpers.rpc_proxy import Fault, RpcProxy, error, once, result
 from paywall.alarms import TransactionStuck
 from paywall.chain.devnet import Devnet
 from paywall.chain.node import Node
-from paywall.protocol.errors import TransactionPending
+from paywall.protocol.errors import Reverted, TransactionPending
 from paywall.protocol.x402 import show_address
 from paywall.stores.memory import MemoryStore
 
@@ -143,6 +143,28 @@ async def test_case_24_what_was_lost_and_cannot_be_sent_again_is_pending(devnet:
         proxy.faults.clear()
         await node.claim(batch_of(node, channel))
         assert (await node.channel(channel.channel_id)).claimed == 500
+
+
+async def test_case_38_a_refund_that_was_lost_and_reverts_then_has_left_all_the_same(
+    devnet: Devnet,
+) -> None:
+    """Whoever saw the lost transaction has the signature that is in it."""
+    payer = rich_payer(devnet)
+    async with RpcProxy(devnet.url) as proxy, node_of(devnet, proxy.url, **STUCK) as node:
+        channel = await funded(node, payer, 500)
+        proxy.asked.clear()
+        proxy.faults["eth_sendRawTransaction"] = once(SWALLOWED)
+        task = asyncio.create_task(node.refund(channel, 100))
+        await eventually(lambda: sent(proxy) == 1)
+        proxy.faults["eth_estimateGas"] = error(3, "execution reverted")
+        async with node_of(devnet) as other:
+            await funded(other, payer, 1)
+        with pytest.raises(Reverted) as lost:
+            await task
+        assert lost.value.has_left
+        with pytest.raises(Reverted) as fresh:
+            await node.refund(channel, 200)
+        assert not fresh.value.has_left, "this one was only simulated"
 
 
 async def test_case_35_a_dead_claimers_transaction_whose_number_is_used_is_given_up_and_done_anew(
