@@ -1,6 +1,6 @@
 """The simulator, as small as a test, and that its oracle is not blind: see `simulate`.
 
-Cases 10, 27, 28, 33, 35, 38, 39, 40, 41, 45, 49, 51 and 52.
+Cases 10, 17, 24, 27, 28, 33, 35, 38, 39, 40, 41, 45, 49, 51 and 52.
 """
 
 import os

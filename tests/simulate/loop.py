@@ -11,6 +11,7 @@ import gc
 import sys
 import warnings
 from asyncio.base_events import BaseEventLoop
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from heapq import heappop, heappush
@@ -128,9 +129,14 @@ class Loop(BaseEventLoop):
             told()
 
     def _run_once(self) -> None:
+        """All that is ready, again and again: the base class would come here for each moment."""
         ready = self._ready
-        if not ready:
-            self._wait()
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not ready:
+                self._wait()
+            self._run_ready(ready)
+
+    def _run_ready(self, ready: deque[Handle]) -> None:
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:

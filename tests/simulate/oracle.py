@@ -192,6 +192,8 @@ class Oracle:
             self.counts["units back from the chain"] += after.claimed - book.charged
             self.expect(book.losses > 0, channel_id, "more was claimed than charged")
             book.put(book.sums, "charged", after.claimed)
+        if after.charged > max(book.signed, after.claimed):
+            self.violated(channel_id, f"{after.charged} is charged, and {book.signed} was signed")
         if after.charged != book.charged:
             self.violated(channel_id, f"{after.charged} is charged, it should be {book.charged}")
         if after.holds.keys() != book.held.keys():
