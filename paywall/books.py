@@ -254,7 +254,11 @@ def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
         now_charged = account.charged + charged
         alone = payment.first and payment.serial == account.begun
         if alone and total is not None and total < now_charged:
-            now_charged = total  # nobody else was in flight: the provider's lower count holds
+            # Nobody else was in flight: the provider's lower count holds. What a stream that runs
+            # still will cost is not in it yet, so what it gives back is doubtful.
+            doubtful = account.doubtful + now_charged - total
+            account = replace(account, doubtful=min(doubtful, max(0, account.signed - total)))
+            now_charged = total
         if account.deposit and (promise.deposit or account.deposit.supposed):
             account = confirmed(account, account.deposit)
         return replace(account, charged=now_charged)

@@ -4,7 +4,7 @@
     channel.signed      the highest total that a provider can have seen
     channel.balance     what is in the channel, as far as this agent knows
     channel.flying      prices of the requests in flight; one payment row for each of them
-    channel.doubtful    prices of payments that were refused or failed, and perhaps taken after all
+    channel.doubtful    what was refused, failed or given back, and perhaps is taken after all
 
 Amounts are atomic units, times Unix seconds. A keeper of rows (`Rows`) knows keys and bytes only:
 a file for one machine, Redis for many. Fields are added with defaults and never taken away, so that

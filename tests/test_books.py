@@ -592,6 +592,23 @@ def test_case_46_nor_do_payments_that_are_in_flight_beside_it(wallet):
     assert wallet.spent() == 3_000
 
 
+def test_a_stream_that_runs_while_others_end_is_counted_when_it_ends(wallet):
+    """Its head told of the ceiling, the next receipt does not count it, and a correction does."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    stream = wallet.books.begin(intent)
+    settle(wallet, stream, total=2_000)
+    settle(wallet, wallet.books.begin(intent), total=2_000)
+    assert wallet.spent() == 2_000
+    channel, signed = channel_of(intent), account(wallet, intent).signed
+    assert correct(
+        wallet, wallet.books.begin(intent), corrected(channel, 3_000, proof(channel, signed))
+    )
+    assert wallet.spent() == 3_000
+    told = corrected(channel, 9_000, proof(channel, signed))
+    assert not correct(wallet, wallet.books.begin(intent), told)
+
+
 @pytest.mark.parametrize("window", [None, 64])
 def test_a_payment_that_was_released_and_charged_after_all_is_adopted(wallet, window):
     intent = want(wallet, window=window)
