@@ -229,7 +229,7 @@ class Found:
     balance: int
     claimed: int
     known: bool
-    """Whether the file had it already; then nothing was changed."""
+    """Whether the file had it already; then no more was changed than what was claimed since."""
 
 
 async def recover(
@@ -239,7 +239,9 @@ async def recover(
 
     The channel of an origin (scheme, host and port) is found again by its name, so whoever names
     `origins` sees which is whose; others are found and used again all the same. What is locked up
-    counts against the wallet's total.
+    counts against the wallet's total. What was claimed, the contract has checked this wallet's
+    signature for: a channel that the file knows with less is caught up, and one that is empty is
+    written down too, so that a provider which has lost its proof is paid again.
     """
     names = {salt: origin for origin in origins for salt in salts_of(origin)}
     found = []
@@ -248,13 +250,13 @@ async def recover(
             continue  # its vouchers are signed by a key that this wallet does not have
         channel_id = config.channel_id(chain.network)
         state = await chain.channel(channel_id)
-        if state.balance <= state.claimed:
+        if not state.balance:
             continue
         origin = names.get(config.salt, UNKNOWN_ORIGIN)
         known = _adopt(wallet, _found_account(config, channel_id, chain.network, origin, state))
-        found.append(
-            Found(_hex(channel_id), origin, config.receiver, state.balance, state.claimed, known)
-        )
+        told = Found(_hex(channel_id), origin, config.receiver, state.balance, state.claimed, known)
+        if state.balance > state.claimed:  # an empty one is worth knowing, not telling
+            found.append(told)
     return found
 
 
@@ -278,10 +280,23 @@ def _found_account(
 def _adopt(wallet: Wallet, account: Account) -> bool:
     """Writes a channel that is not there; True when it is. It was spent long ago, not now."""
     with wallet.file.change():
-        if wallet.file.account(account.channel_id):
-            return True
-        wallet.file.put(account, at=0.0)
-    return False
+        known = wallet.file.account(account.channel_id)
+        if known is None:
+            wallet.file.put(account, at=0.0)
+        elif known.charged < account.charged:
+            wallet.file.put(_caught_up(known, account), at=0.0)
+    return known is not None
+
+
+def _caught_up(known: Account, found: Account) -> Account:
+    """A channel of which more was claimed than its file knew."""
+    return replace(
+        known,
+        balance=found.balance,
+        charged=found.charged,
+        signed=max(known.signed, found.signed),
+        deposited=max(known.deposited, found.deposited),
+    )
 
 
 # -- The wallet's own record -----------------------------------------------------------------------

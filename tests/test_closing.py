@@ -18,6 +18,7 @@ from helpers.agent import encode, read_json
 from helpers.chain import ASSET, NETWORK, new_address
 from helpers.servers import PRICE, Provider, provider
 from helpers.wires import over_http
+from msgspec.structs import replace
 
 import paywall
 from paywall.chain.devnet import Devnet
@@ -352,6 +353,26 @@ async def test_case_52_what_was_found_can_be_withdrawn_when_its_provider_is_gone
         assert (taken.state, taken.amount) == ("withdrawn", DEPOSIT)
         assert await recover(agent.open("third.db"), chain) == []
     assert agent.usdc() == 1_000_000
+
+
+async def test_case_52_what_was_claimed_is_known_again_also_where_nothing_is_left(
+    devnet: Devnet, agent: Agent, shop: Provider
+) -> None:
+    """Its file is lost and so is the provider's proof: the chain alone knows what it has signed."""
+    await agent.buy(shop.url, 7)
+    await shop.collect()
+    async with paywall.AsyncClient(wallet=agent.wallet) as client:
+        await close(client, agent.wallet, f"{shop.url}/item")
+    begun, unaware = agent.open("begun.db"), agent.open("unaware.db")
+    async with agent.chain() as chain:
+        assert await recover(unaware, chain) == []
+        (account,) = unaware.file.accounts()
+        assert (account.charged, account.signed, account.balance) == (7 * PRICE,) * 3
+        with begun.file.change():
+            begun.file.put(replace(account, charged=PRICE, signed=2 * PRICE, balance=DEPOSIT))
+        assert await recover(begun, chain) == []
+    (caught_up,) = begun.file.accounts()
+    assert (caught_up.charged, caught_up.signed, caught_up.balance) == (7 * PRICE,) * 3
 
 
 async def test_a_recovery_counts_against_the_total_and_not_against_today(

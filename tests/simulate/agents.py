@@ -120,9 +120,7 @@ class Agent:
     async def _start(self) -> None:
         """With a file that was lost, half of the agents look for their channels first."""
         if self.lost_files and self.random.random() < 0.5:
-            origins = self.random.choice(((), [f"https://{shop.host}:443" for shop in self.shops]))
-            with suppress(ChainUnavailable):
-                await recover(self.wallet, OwnersLink(self.chain, self.faults), origins)
+            await self.recover()
         for _ in range(self.tasks):
             self.process.spawn(self._spend())
 
@@ -177,6 +175,12 @@ class Agent:
             outcome = type(error).__name__
         self.outcomes[outcome] += 1
         return outcome
+
+    async def recover(self) -> None:
+        """Looks for its channels on chain."""
+        origins = self.random.choice(((), [f"https://{shop.host}:443" for shop in self.shops]))
+        with suppress(ChainUnavailable):
+            await recover(self.wallet, OwnersLink(self.chain, self.faults), origins)
 
     # -- The owner -------------------------------------------------------------------------------
 

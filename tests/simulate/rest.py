@@ -74,19 +74,27 @@ class Rest:
         return 100.0 + max(REFUND_HOLD_SECONDS + ahead, left)
 
     async def _everybody_once_more(self) -> None:
-        """Nobody may be left stuck: whoever may still spend is served, at the third try at most."""
+        """Nobody may be left stuck: whoever may still spend is served, at the third try at most.
+
+        Who has lost its file, and finds that its provider has lost its proof, has the chain.
+        """
         for agent in self._world.agents:
             for shop in self._world.shops:
-                outcome = ""
-                for _ in range(3):
-                    if outcome not in SERVED:
-                        outcome = await agent.process.spawn(
-                            agent.buy(f"https://{shop.host}/item/0")
-                        )
-                        await self._pause(10.0)
+                outcome = await self._buy_thrice(agent, shop)
+                if outcome not in SERVED and agent.lost_files:
+                    await agent.process.spawn(agent.recover())
+                    outcome = await self._buy_thrice(agent, shop)
                 if outcome not in SERVED:
                     what = f"agent {agent.number} is not served at {shop.host} any more: {outcome}"
                     self._oracle.violated(_channel_of(agent, shop), what)
+
+    async def _buy_thrice(self, agent: Agent, shop: Shop) -> str:
+        outcome = ""
+        for _ in range(3):
+            if outcome not in SERVED:
+                outcome = await agent.process.spawn(agent.buy(f"https://{shop.host}/item/0"))
+                await self._pause(10.0)
+        return outcome
 
     async def _count(self, shop: Shop) -> None:
         store = StoreLink(shop.server, self._faults)
