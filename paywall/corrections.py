@@ -96,8 +96,9 @@ def _adopted(
 ) -> Account:
     flying, signed = account.flying, max(account.signed, proof)
     charged = max(account.charged, total - flying) if flying else total
-    # A copy of what was refused may come later still, up to what was signed.
-    doubtful = max(0, account.doubtful - max(0, charged - account.charged))
+    # What is given back now, or was refused, may be taken after all, up to what was signed: a copy
+    # comes late, or a store that has lost its count is told of it by our own signature.
+    doubtful = max(0, account.doubtful + account.charged - charged)
     pending = account.deposit
     if pending and balance >= account.balance + (0 if pending.supposed else pending.amount):
         account = confirmed(account, pending)

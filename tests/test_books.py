@@ -639,6 +639,22 @@ def test_a_copy_of_a_refused_payment_that_comes_late_is_adopted_after_a_correcti
     assert not correct(wallet, wallet.books.begin(intent), never_signed)
 
 
+def test_a_store_that_loses_its_count_twice_is_paid_on(wallet):
+    """First it asks for less than was charged, then for what our own signature shows."""
+    intent = want(wallet)
+    pay(wallet, intent, 5)
+    channel, signed = channel_of(intent), account(wallet, intent).signed
+    assert correct(
+        wallet, wallet.books.begin(intent), corrected(channel, 1_000, None, 1_000), EXCEEDS
+    )
+    assert wallet.spent() == 1_000
+    told = corrected(channel, signed, proof(channel, signed))
+    assert correct(wallet, wallet.books.begin(intent), told)
+    assert wallet.spent() == 5_000
+    told = corrected(channel, 9_000, proof(channel, signed))
+    assert not correct(wallet, wallet.books.begin(intent), told)
+
+
 def test_a_total_that_our_books_know_needs_no_proof(wallet):
     intent = want(wallet)
     pay(wallet, intent, 5)
