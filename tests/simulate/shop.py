@@ -17,6 +17,7 @@ from paywall.exchange import Payment
 from paywall.kinds import upto
 from paywall.protocol import eip712
 from paywall.protocol.claims import ClaimPolicy
+from paywall.protocol.limits import ANSWER_SECONDS
 from paywall.protocol.x402 import show_address
 from simulate.book import Run
 from simulate.calls import Worker
@@ -149,7 +150,12 @@ class Shop:
             self.hire()
 
     def step(self, seconds: float) -> None:
-        """Steps the clock of the store's server: how far was it ahead, and how far did it fall?"""
+        """Steps the clock of the store's server: how far was it ahead, and how far did it fall?
+
+        What the store keeps for minutes is forgotten when they seem to have passed.
+        """
+        if seconds >= ANSWER_SECONDS:
+            self.oracle.forgetful.add(self.host)
         self.stepped += seconds
         self.ahead_seconds = max(self.ahead_seconds, self.stepped)
         self.fell_seconds = max(self.fell_seconds, self.ahead_seconds - self.stepped)
