@@ -55,13 +55,17 @@ class Rest:
 
     async def _what_was_paid(self) -> None:
         """A transfer that was made buys its answer, at the third try at most, or buys it again."""
-        for transfer in self._transfers.to_ask_again(EPOCH + int(self._loop.time())):
+        for transfer in self._transfers.to_ask_again():
             for _ in range(3):
+                if not transfer.must_be_known(EPOCH + int(self._loop.time())):
+                    break  # others took so long
                 status = await self._world.network.again(transfer)
-                if status < 400:
+                if status < 500:
+                    self._transfers.asked_again(transfer, status)
                     break
                 await self._pause(10.0)
-            self._transfers.asked_again(transfer, status)
+            else:
+                self._transfers.asked_again(transfer, status)
 
     def _until_quiet(self) -> float:
         """Until withdrawals have ended, and holds, leases and refunds that nobody finishes have

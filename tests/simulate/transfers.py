@@ -44,6 +44,10 @@ class Transfer:
     sent: int = 0
     runs: set[str] = field(default_factory=set)
 
+    def must_be_known(self, now: int) -> bool:
+        """Whether its receiver may not have forgotten it yet. `now` is in Unix seconds."""
+        return now < self.told.valid_before + _REMEMBERED_SECONDS
+
 
 class Transfers:
     """Every authorization that was seen, by its nonce."""
@@ -88,16 +92,9 @@ class Transfers:
     def _is_paid(self, transfer: Transfer) -> bool:
         return bool(self._contract.get("used", transfer.told.payer, transfer.told.nonce))
 
-    def to_ask_again(self, now: int) -> list[Transfer]:
-        """What was paid and may be asked for still: all that was not answered, and some that was.
-
-        `now` is in Unix seconds.
-        """
-        paid = [
-            transfer
-            for transfer in self._known.values()
-            if self._is_paid(transfer) and now < transfer.told.valid_before + _REMEMBERED_SECONDS
-        ]
+    def to_ask_again(self) -> list[Transfer]:
+        """What was paid: all that was not answered, and some that was."""
+        paid = [transfer for transfer in self._known.values() if self._is_paid(transfer)]
         answered = [transfer for transfer in paid if transfer.runs]
         return [transfer for transfer in paid if not transfer.runs] + answered[-SOME:]
 
