@@ -7,8 +7,9 @@ are values: a new one takes the place of the old from the next request on.
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from itertools import product
 from typing import Final, Literal
 
 from starlette.applications import Starlette
@@ -28,7 +29,20 @@ Unpriced = Literal["free", "closed"]
 Quoted = tuple[Tariff, Quote]
 """A price, and the ways to pay it."""
 
-_OVERRIDES: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+
+def _spellings(name: bytes) -> Iterator[bytes]:
+    """A header's name with either sign between its words: some servers cannot tell the two apart
+    and hand on one for the other."""
+    first, *rest = name.split(b"-")
+    for signs in product((b"-", b"_"), repeat=len(rest)):
+        yield first + b"".join(sign + word for sign, word in zip(signs, rest, strict=True))
+
+
+_OVERRIDES: Final = frozenset(
+    spelling
+    for name in (b"x-http-method-override", b"x-http-method", b"x-method-override")
+    for spelling in _spellings(name)
+)
 
 
 class PriceBook:
@@ -80,9 +94,8 @@ class PriceBook:
     def rule(self, scope: Scope) -> Rule | None:
         """The line for a request, None when it is free. Raises Refused for a malformed path."""
         method = scope["method"].upper()
-        # Some servers cannot tell the two signs apart and hand on one for the other.
-        for name, _ in scope["headers"]:
-            if name[:1] == b"x" and name.replace(b"_", b"-") in _OVERRIDES:
+        for header in scope["headers"]:
+            if header[0] in _OVERRIDES:
                 method = ANY
         return self._find(scope, method)
 

@@ -457,7 +457,13 @@ async def test_case_02_a_mounted_app_behind_a_paywall_is_priced_by_its_whole_pat
 
 
 @pytest.mark.parametrize(
-    "name", [b"x-http-method-override", b"x-http-method", b"x_http_method_override"]
+    "name",
+    [
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x_http_method_override",
+        b"x-http_method-override",
+    ],
 )
 async def test_case_03_a_request_that_asks_for_another_verb_is_priced_for_it(name: bytes) -> None:
     app = provider(_router(), {"POST /secret": "$0.001"})
