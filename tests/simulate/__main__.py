@@ -16,13 +16,9 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
-from typing import Final
 
 from simulate.progress import Shown
 from simulate.run import Result, simulate
-
-WORLDS_PER_PROCESS: Final = 25
-"""So that what one world leaves behind does not add up."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,9 +40,7 @@ def _results(told: argparse.Namespace) -> Iterator[Result]:
     if told.jobs == 1 or len(worlds) == 1:
         yield from map(simulate, *work)
         return
-    pool = ProcessPoolExecutor(
-        told.jobs, get_context("spawn"), gc.freeze, max_tasks_per_child=WORLDS_PER_PROCESS
-    )
+    pool = ProcessPoolExecutor(told.jobs, get_context("spawn"), gc.freeze)
     try:
         yield from pool.map(simulate, *work)
     finally:
