@@ -29,6 +29,7 @@ class Chain:
         self.loop = loop
         self._faults = faults
         self._random = random
+        self._final = 0  # two reorganisations in a row are no deeper than one
         self._pool: list[Transaction] = []
         self._sent: dict[bytes, Transaction] = {}
         self._context = empty_context()
@@ -43,7 +44,7 @@ class Chain:
         self.loop.call_later(BLOCK_SECONDS, self._next, context=self._context)
 
     def _next(self) -> None:
-        depth = self._random.randrange(self.confirmations)
+        depth = min(self._random.randrange(self.confirmations), self.head - self._final)
         if depth and self._faults.strikes("reorganisation"):
             for loose in self.contract.reorganise(depth):
                 if not self._faults.strikes("transaction dropped"):
@@ -52,6 +53,7 @@ class Chain:
         taken = [t for t in self._pool if not self._faults.strikes("transaction late")]
         self._pool = [t for t in self._pool if t not in taken]
         self.contract.mine(taken, EPOCH + int(self.loop.time()))
+        self._final = max(self._final, self.head - self.confirmations + 1)
         self.start()
 
     def sign(self, work: Work) -> Transaction:
