@@ -22,7 +22,13 @@ from paywall.chores import Chores
 from paywall.mirror import Mirror
 from paywall.payers import Payers
 from paywall.protocol import channel as rules
-from paywall.protocol.channel import ChainState, Channel, NeedsChain, RefusedByChannel
+from paywall.protocol.channel import (
+    ChainState,
+    Channel,
+    NeedsChain,
+    Refunding,
+    RefusedByChannel,
+)
 from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import (
     ChainUnavailable,
@@ -84,14 +90,15 @@ class Refunds:
             if not made:
                 await self._payers.refunds(payment.config.payer, payment.channel_id, before.charged)
         except BaseException:
-            await self._over(payment.channel_id, None)
+            await self._over(before, None)
             raise
         if made:
-            await self._over(payment.channel_id, None)
+            await self._over(before, None)
             return made
         # In a task of its own: a payer that hangs up does not leave the refund unrecorded.
         work = self._send(payment, before, ticket)
-        receipt = await self._chores.once(b"refund" + payment.channel_id, work)
+        key = b"refund" + payment.channel_id + _set_aside_of(before).request.encode()
+        receipt = await self._chores.once(key, work)
         return Refunded(receipt, payment.channel_id)
 
     async def _set_aside(self, wish: RefundPayment) -> Channel:
@@ -102,35 +109,37 @@ class Refunds:
             raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
 
     async def _send(self, payment: VoucherPayment, channel: Channel, ticket: Ticket | None) -> str:
-        assert channel.refunding is not None
-        amount = channel.refunding.amount
+        amount, request = _set_aside_of(channel).amount, _set_aside_of(channel).request
         try:
             mined = await self._chain.refund(channel, amount)
         except (Refused, OutOfGas, FeeTooHigh):  # nothing was sent
-            await self._over(payment.channel_id, None)
+            await self._over(channel, None)
             raise
         except Reverted as error:  # somebody moved the channel on chain meanwhile
             await self._look(channel, channel.chain.block)
             if not error.has_left:
-                await self._over(payment.channel_id, None)
+                await self._over(channel, None)
             raise ChainUnavailable(f"the refund was not made: {error}") from error
         chain = await self._mirror.read(payment.channel_id, mined.block)
-        receipt = receipts.refunded(rules.end_refund(channel, chain), mined.transaction, amount)
+        after = rules.end_refund(channel, request, chain)
+        receipt = receipts.refunded(after, mined.transaction, amount)
         # Noted while it is still set aside, so that no copy finds neither the one nor the other.
         await self._note(payment, ticket, receipt)
-        await self._over(payment.channel_id, chain)
+        await self._over(channel, chain)
         return receipt
 
     async def _look(self, channel: Channel, block: int) -> None:
-        await self._over(channel.channel_id, await self._mirror.read(channel.channel_id, block))
+        await self._over(channel, await self._mirror.read(channel.channel_id, block))
 
-    async def _over(self, channel_id: bytes, chain: ChainState | None) -> None:
-        """Nothing is set aside any more, unless it may still be mined; nor is it where the store
+    async def _over(self, channel: Channel, chain: ChainState | None) -> None:
+        """What was set aside then is no more, unless it may still be mined; nor is it where the
 
-        has lost the channel meanwhile: the payer's next voucher brings it back as the chain has it.
+        store has lost the channel meanwhile: the payer's next voucher brings it back as the chain
+        has it.
         """
         with suppress(NeedsChain):
-            await self._store.end_refund(channel_id, chain)
+            request = _set_aside_of(channel).request
+            await self._store.end_refund(channel.channel_id, request, chain)
 
     # -- Again -----------------------------------------------------------------------------------
 
@@ -150,10 +159,9 @@ class Refunds:
             log.warning("a refund whose end nobody saw is not made yet: %s", error)
 
     async def _resend(self, channel: Channel) -> None:
-        assert channel.refunding is not None
         block = channel.chain.block
         try:
-            block = (await self._chain.refund(channel, channel.refunding.amount)).block
+            block = (await self._chain.refund(channel, _set_aside_of(channel).amount)).block
         except Reverted as error:
             log.info("a refund is not sent again: %s", error)
         await self._look(channel, block)
@@ -176,6 +184,11 @@ class Refunds:
         if ticket:
             told = ticket.fingerprint + receipt.encode()
             await self._slips.swap(_key(payment, ticket), None, told, ANSWER_SECONDS * 1000)
+
+
+def _set_aside_of(channel: Channel) -> Refunding:
+    assert channel.refunding is not None
+    return channel.refunding
 
 
 def _key(payment: VoucherPayment, ticket: Ticket) -> bytes:

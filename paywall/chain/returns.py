@@ -35,17 +35,18 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
     refuse_promised(channel)
     set_aside = await store.begin_refund(channel.channel_id, None, amount, token_hex(8))
     assert set_aside.refunding is not None
+    this = channel.channel_id, set_aside.refunding.request
     try:
         mined = await chain.refund(set_aside, set_aside.refunding.amount)
     except Reverted as error:
-        await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
+        await store.end_refund(*this, await chain.channel(channel.channel_id))
         if not error.has_left:
-            await store.end_refund(channel.channel_id, None)
+            await store.end_refund(*this, None)
         raise
     except (OutOfGas, FeeTooHigh):  # nothing was sent, so nothing stays set aside
-        await store.end_refund(channel.channel_id, None)
+        await store.end_refund(*this, None)
         raise
-    await store.end_refund(channel.channel_id, await chain.channel(channel.channel_id))
+    await store.end_refund(*this, await chain.channel(channel.channel_id))
     return mined
 
 

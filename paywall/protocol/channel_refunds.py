@@ -70,16 +70,19 @@ def begin_refund(
     )
 
 
-def end_refund(channel: Channel, chain: ChainState | None) -> Channel:
+def end_refund(channel: Channel, request: str, chain: ChainState | None) -> Channel:
     """`chain` is what the contract says of a refund that was sent; or it never was (None).
 
     It stays set aside while the contract does not show that its nonce is counted, and where it was
-    not sent, but another before it may have been.
+    not sent, but another before it may have been. `request` is as it was when it was set aside: an
+    end that comes late, or twice, is not the end of the next one, which may have been sent.
     """
     if chain:
         channel = observe(channel, chain)
     refunding = channel.refunding
-    if refunding and refunding.amount > 0 and (chain or refunding.is_again):
+    if refunding is None or refunding.request != request:
+        return channel
+    if refunding.amount > 0 and (chain or refunding.is_again):
         return channel
     return msgspec.structs.replace(channel, refunding=None)
 

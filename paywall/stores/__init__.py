@@ -101,10 +101,13 @@ class Store(Protocol):
     ) -> Channel:
         """Sets a refund aside. Raises RefusedByChannel, or NeedsChain for an unknown channel."""
 
-    async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
+    async def end_refund(
+        self, channel_id: bytes, request: str, chain: ChainState | None
+    ) -> Channel:
         """A refund was sent (`chain` is what the contract says now) or never was (None).
 
-        It stays set aside until the contract has counted its nonce.
+        It stays set aside until the contract has counted its nonce. `request` is that of what was
+        set aside; anything else that is set aside stays so.
         """
 
     async def channels(self, after: bytes = b"", limit: int = 1000) -> list[Channel]:

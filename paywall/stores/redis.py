@@ -192,10 +192,12 @@ class RedisStore(RedisLeases, RedisTallies):
         arguments = (*shown, wanted, request)
         return await self._change("begin_refund", channel_id, arguments)
 
-    async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
+    async def end_refund(
+        self, channel_id: bytes, request: str, chain: ChainState | None
+    ) -> Channel:
         words = redis_records.chain_words(chain) if chain else ()
         log = (self._logs[channel_id[0]],)
-        return await self._change("end_refund", channel_id, words, keys=log)
+        return await self._change("end_refund", channel_id, (request, *words), keys=log)
 
     async def _change(
         self,

@@ -201,10 +201,12 @@ class RuleStore(RuleLeases, RuleTallies):
 
         return _known((await self._apply(channel_id, rule)).record)
 
-    async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
+    async def end_refund(
+        self, channel_id: bytes, request: str, chain: ChainState | None
+    ) -> Channel:
         def rule(slot: Slot, now_ms: int) -> Slot:
             before = _known(slot.record)
-            after = channels.end_refund(before, chain)
+            after = channels.end_refund(before, request, chain)
             return Slot(after, None, _risen(before, after))
 
         return _known((await self._apply(channel_id, rule)).record)

@@ -265,6 +265,16 @@ class ChannelMachine(RuleBasedStateMachine):
         self._end_refund(None)
         assert bool(self.channel.refunding) == again, "the one before it may have been"
 
+    @precondition(lambda self: self._is_refunding())
+    @rule(seen=st.booleans())
+    def the_end_of_another_refund_is_told(self, seen: bool) -> None:
+        before = self.channel.refunding
+        reading = self.chain.read(self.now) if seen else None
+        self._play(lambda store: store.end_refund(CHANNEL_ID, "another", reading))
+        after = self.channel.refunding
+        assert after
+        assert (after.request, after.deadline_ms) == (before.request, before.deadline_ms)
+
     # -- How a move is played --------------------------------------------------------------------
 
     def _next_amount(self, price: int) -> int:
@@ -362,7 +372,9 @@ class ChannelMachine(RuleBasedStateMachine):
         )
 
     def _end_refund(self, reading: ChainState | None) -> None:
-        self._play(lambda store: store.end_refund(CHANNEL_ID, reading))
+        refunding = self.channel.refunding
+        request = refunding.request if refunding else "nothing"
+        self._play(lambda store: store.end_refund(CHANNEL_ID, request, reading))
 
     def _play(self, move: Move) -> object:
         outcome = self.model.play(move)

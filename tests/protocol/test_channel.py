@@ -327,7 +327,7 @@ def test_a_payer_is_sent_to_a_total_from_which_it_can_go_on() -> None:
 
 def test_after_a_refund_the_payers_highest_signature_is_still_its_proof() -> None:
     metered = charge(held(channel(), ("a", 100, 100)), "a", 30)
-    refunded = end_refund(begin_refund(metered, voucher(30), 500, "refund", NOW_MS), None)
+    refunded = end_refund(begin_refund(metered, voucher(30), 500, "refund", NOW_MS), "refund", None)
     assert (refunded.signed, refunded.floor) == (30, 100)
     assert highest_voucher(refunded) == voucher(100)
     assert agreeable_total(refunded, 10) == 100

@@ -7,6 +7,7 @@ from helpers.moves import held, refusal
 from paywall.protocol.channel import (
     HOLD_MS,
     REFUND_MS,
+    ChainState,
     Channel,
     NeedsChain,
     Refunding,
@@ -170,13 +171,22 @@ def test_case_38_a_refund_in_the_place_of_another_is_at_least_as_much(
     again = begin_refund(overdue(), voucher(300), asked, "second", NOW_MS + REFUND_MS)
     assert again.refunding == Refunding(set_aside, NOW_MS + 2 * REFUND_MS, "+second")
     assert begin_refund(again, voucher(300), asked, "second", NOW_MS + REFUND_MS) is again
-    assert end_refund(again, None) == again, "the first may have been sent"
-    assert end_refund(again, chain(900, 300, refund_nonce=1, block=3)).refunding is None
+    assert end_refund(again, "+second", None) == again, "the first may have been sent"
+    assert end_refund(again, "+second", chain(900, 300, refund_nonce=1, block=3)).refunding is None
+
+
+@pytest.mark.parametrize("chain_says", [None, chain(900, 300, refund_nonce=1, block=3)])
+def test_case_38_an_end_that_comes_late_does_not_end_the_next_refund(
+    chain_says: ChainState | None,
+) -> None:
+    leaving = begin_refund(charged_up_to(300), voucher(300), 100, "second", NOW_MS)
+    kept = end_refund(leaving, "first", chain_says)
+    assert kept == (observe(leaving, chain_says) if chain_says else leaving)
 
 
 def test_case_38_a_reading_without_its_nonce_ends_no_refund() -> None:
     leaving = begin_refund(charged_up_to(300), voucher(300), 100, "refund", NOW_MS)
-    kept = end_refund(leaving, chain(1000, claimed=300, block=2))
+    kept = end_refund(leaving, "refund", chain(1000, claimed=300, block=2))
     assert (kept.claimed, kept.refunding) == (300, leaving.refunding)
 
 
@@ -196,13 +206,13 @@ def test_a_refunds_voucher_promises_exactly_what_was_charged(amount: int) -> Non
 
 def test_a_mined_refund_leaves_what_the_chain_says() -> None:
     leaving = begin_refund(charged_up_to(300), voucher(300), None, "refund", NOW_MS)
-    gone = end_refund(leaving, chain(300, claimed=300, refund_nonce=1, block=2))
+    gone = end_refund(leaving, "refund", chain(300, claimed=300, refund_nonce=1, block=2))
     assert (gone.balance, gone.claimed, gone.remaining, gone.refunding) == (300, 300, 0, None)
 
 
 def test_a_refund_that_is_given_up_gives_its_amount_back() -> None:
     leaving = begin_refund(charged_up_to(300), voucher(300), None, "refund", NOW_MS)
-    kept = end_refund(leaving, None)
+    kept = end_refund(leaving, "refund", None)
     assert (kept.balance, kept.remaining, kept.refunding) == (1000, 700, None)
 
 
@@ -210,7 +220,7 @@ def test_case_37_vouchers_from_before_a_refund_buy_nothing_after_a_new_deposit()
     ahead = release(held(charged_up_to(300), ("b", 900, 100)), "b")
     leaving = begin_refund(ahead, voucher(300), None, "refund", NOW_MS)
     assert (leaving.floor, leaving.voucher) == (900, voucher(300))
-    gone = end_refund(leaving, chain(300, claimed=300, block=2))
+    gone = end_refund(leaving, "refund", chain(300, claimed=300, block=2))
     funded = observe(gone, chain(5000, claimed=300, block=3))
     for amount in (301, 400, 900):
         assert refusal(funded, amount, 1) is Reason.CUMULATIVE_MISMATCH

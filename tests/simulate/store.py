@@ -213,6 +213,8 @@ class StoreLink(RuleStore):
         self._op = Op("begin refund", request, amount or 0)
         return await super().begin_refund(channel_id, voucher, amount, request)
 
-    async def end_refund(self, channel_id: bytes, chain: ChainState | None) -> Channel:
-        self._op = Op("end refund")
-        return await super().end_refund(channel_id, chain)
+    async def end_refund(
+        self, channel_id: bytes, request: str, chain: ChainState | None
+    ) -> Channel:
+        self._op = Op("end refund", request)
+        return await super().end_refund(channel_id, request, chain)

@@ -101,7 +101,7 @@ async def test_a_total_that_rises_without_a_request_has_a_row(store: Store) -> N
 async def test_what_is_mined_with_a_refund_has_a_row(store: Store) -> None:
     await opened(store)
     await store.begin_refund(CHANNEL_ID, voucher(0), None, "refund")
-    await store.end_refund(CHANNEL_ID, chain(BALANCE, 70, block=2))
+    await store.end_refund(CHANNEL_ID, "refund", chain(BALANCE, 70, block=2))
     assert told(await every(store)) == [(ADOPTED, 70, "")]
 
 

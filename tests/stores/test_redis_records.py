@@ -119,7 +119,7 @@ async def test_case_43_a_refund_set_aside_in_a_hash_stays_set_aside(
     write_hash(server, ra="5", rx=str(LATER_MS), rq="refund")
     record = await record_of(store, CHANNEL_ID)
     assert record.refunding == Refunding(5, LATER_MS, "refund")
-    ended = await store.end_refund(CHANNEL_ID, None)
+    ended = await store.end_refund(CHANNEL_ID, "refund", None)
     assert ended == EXPECTED
     assert (await record_of(store, CHANNEL_ID)) == EXPECTED
 
@@ -163,7 +163,7 @@ async def test_case_43_what_a_record_of_version_1_set_aside_stays_set_aside(
 ) -> None:
     write_version_1(server, ra="5", rx=str(LATER_MS), rq="refund")
     assert (await record_of(store, CHANNEL_ID)).refunding == Refunding(5, LATER_MS, "refund")
-    assert await store.end_refund(CHANNEL_ID, None) == EXPECTED
+    assert await store.end_refund(CHANNEL_ID, "refund", None) == EXPECTED
 
 
 async def test_case_43_the_entry_of_a_payment_that_is_a_hash_is_read(

@@ -76,7 +76,7 @@ async def test_case_41_a_key_of_another_type_fails_a_verb_whole(
         "charge": lambda: store.charge(channel_id, "held", 2, TICKET),
         "record": lambda: store.record(channel_id, NETWORK, config(0), mined, 0),
         "begin_refund": lambda: store.begin_refund(channel_id, voucher(1), None, "refund"),
-        "end_refund": lambda: store.end_refund(channel_id, mined),
+        "end_refund": lambda: store.end_refund(channel_id, "refund", mined),
     }
     bucket = f"paywall:{{{channel_id[0]:02x}}}:"
     name = bucket + channel_id.hex()

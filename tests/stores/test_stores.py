@@ -82,7 +82,7 @@ async def test_an_unknown_channel_is_none_and_asks_for_the_chain(store: Store) -
         store.reserve(CHANNEL_ID, voucher(1), 1, "a"),
         store.reserve(CHANNEL_ID, voucher(1), 1, "a", TICKET),
         store.begin_refund(CHANNEL_ID, voucher(0), None, "refund"),
-        store.end_refund(CHANNEL_ID, None),
+        store.end_refund(CHANNEL_ID, "refund", None),
     ):
         with pytest.raises(NeedsChain):
             await verb
@@ -292,16 +292,16 @@ async def test_case_38_a_refund_is_set_aside_once_and_ended(opened: Store) -> No
         await opened.begin_refund(CHANNEL_ID, voucher(100), None, "second")
     assert refused.value.reason is Reason.CHANNEL_BUSY
     assert await reason_of(opened, 200, 100) is Reason.EXCEEDS_BALANCE
-    ended = await opened.end_refund(CHANNEL_ID, chain(100, 100, refund_nonce=1, block=2))
+    ended = await opened.end_refund(CHANNEL_ID, "refund", chain(100, 100, refund_nonce=1, block=2))
     assert (ended.balance, ended.claimed, ended.refunding) == (100, 100, None)
-    assert await opened.end_refund(CHANNEL_ID, None) == ended == await record_of(opened)
+    assert await opened.end_refund(CHANNEL_ID, "refund", None) == ended == await record_of(opened)
 
 
 async def test_case_38_a_refund_that_may_still_be_mined_stays_set_aside(
     opened: Store, time: Time
 ) -> None:
     leaving = await opened.begin_refund(CHANNEL_ID, voucher(0), 6_000, "refund")
-    kept = await opened.end_refund(CHANNEL_ID, chain(10_000, block=2))
+    kept = await opened.end_refund(CHANNEL_ID, "refund", chain(10_000, block=2))
     assert kept.refunding == leaving.refunding
     time.seconds += REFUND_HOLD_SECONDS
     with pytest.raises(NeedsChain):
@@ -320,6 +320,24 @@ async def test_case_38_a_refund_that_may_still_be_mined_stays_set_aside(
     assert (await record_of(opened)).refunding is None
 
 
+async def test_case_38_the_end_of_a_refund_that_is_told_twice_does_not_end_the_next(
+    opened: Store,
+) -> None:
+    """A verb whose answer was lost is sent again, and another refund may be under way by then."""
+    await opened.begin_refund(CHANNEL_ID, voucher(0), 6_000, "first")
+    await opened.end_refund(CHANNEL_ID, "first", None)
+    leaving = await opened.begin_refund(CHANNEL_ID, voucher(0), 7_000, "second")
+    assert await opened.end_refund(CHANNEL_ID, "first", None) == leaving
+    assert await reason_of(opened, 3_001, 1) is Reason.EXCEEDS_BALANCE
+    mined = chain(3_000, refund_nonce=1, block=2)
+    told = await opened.end_refund(CHANNEL_ID, "first", mined)
+    assert (told.chain, told.remaining) == (mined, 3_000)
+    assert told.refunding, "its own request will end it"
+    ended = await opened.end_refund(CHANNEL_ID, "second", mined)
+    assert ended.refunding is None
+    assert await record_of(opened) == ended
+
+
 async def test_case_38_a_refund_in_the_place_of_another_keeps_what_either_may_take(
     opened: Store, time: Time
 ) -> None:
@@ -329,12 +347,12 @@ async def test_case_38_a_refund_in_the_place_of_another_keeps_what_either_may_ta
     assert again.refunding is not None
     assert (again.refunding.amount, again.refunding.request) == (6_000, "+second")
     assert await opened.begin_refund(CHANNEL_ID, voucher(0), 1_000, "second") == again
-    assert await opened.end_refund(CHANNEL_ID, None) == again == await record_of(opened)
+    assert await opened.end_refund(CHANNEL_ID, "+second", None) == again == await record_of(opened)
     time.seconds += REFUND_HOLD_SECONDS
     more = await opened.begin_refund(CHANNEL_ID, voucher(0), None, "third")
     assert (more.remaining, more.refundable) == (0, 10_000)
     mined = chain(4_000, refund_nonce=1, block=2)
-    ended = await opened.end_refund(CHANNEL_ID, mined)
+    ended = await opened.end_refund(CHANNEL_ID, "+third", mined)
     assert (ended.refunding, ended.remaining) == (None, 4_000)
 
 
@@ -344,13 +362,13 @@ async def test_case_43_a_refund_by_the_providers_wish_leaves_a_record_that_is_re
     leaving = await opened.begin_refund(CHANNEL_ID, None, None, "idle")
     assert (leaving.voucher, leaving.charged, leaving.remaining) == (None, 0, 0)
     assert await record_of(opened) == leaving
-    await opened.end_refund(CHANNEL_ID, None)
+    await opened.end_refund(CHANNEL_ID, "idle", None)
     await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
     await opened.charge(CHANNEL_ID, "a", 100)
     leaving = await opened.begin_refund(CHANNEL_ID, None, None, "idle-again")
     assert (leaving.voucher, leaving.remaining) == (voucher(100), 0)
     assert await record_of(opened) == leaving
-    await opened.end_refund(CHANNEL_ID, None)
+    await opened.end_refund(CHANNEL_ID, "idle-again", None)
     await opened.reserve(CHANNEL_ID, voucher(200), 100, "b")
     await opened.charge(CHANNEL_ID, "b", 50)
     with pytest.raises(RefusedByChannel, match="total"):
