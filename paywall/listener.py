@@ -6,9 +6,10 @@ listens itself. A task costs a tenth of a paid request. Of uvicorn the request's
 so that is asked, and the app listens to uvicorn alone. Of a server that is not known nobody can say
 that, nor of what else stands in between.
 
-What has arrived while the app kept the processor is heard when the event loop has turned once. An
-app that answers at once is not made to wait for that: who hangs up in that moment is like who hangs
-up a moment later.
+What has arrived while the app kept the processor is heard when the event loop has turned twice: in
+the first turn it is found, in the second one read. An app that answers at once is not made to wait
+for that: who hangs up in that moment is like who hangs up a moment later. uvicorn does not read on
+behind an upload that nobody takes, nor behind a second request; then it is told to, once.
 """
 
 import asyncio
@@ -23,6 +24,13 @@ _SAY_SO: Final = frozenset(
 )
 """By name, because a provider need not have uvicorn."""
 _AT_ONCE_SECONDS: Final = 0.001
+_TURNS: Final = 2
+
+
+class Flow(Protocol):
+    """Whether a server reads on."""
+
+    def resume_reading(self) -> None: ...
 
 
 @runtime_checkable
@@ -30,6 +38,8 @@ class Cycle(Protocol):
     """One request and its answer, as its server sees them."""
 
     disconnected: bool
+    flow: "Flow"
+    transport: asyncio.Transport
 
 
 _is_cycle: Final[dict[type, bool]] = {}
@@ -44,6 +54,11 @@ def _cycle_of(receive: Receive) -> Cycle | None:
     if known is None:
         known = _is_cycle[kind] = kind.__module__ in _SAY_SO and isinstance(cycle, Cycle)
     return cast("Cycle", cycle) if known else None
+
+
+def _is_over(cycle: Cycle) -> bool:
+    """Whether nobody can be answered: of several requests at once only the last is told."""
+    return cycle.disconnected or cycle.transport.is_closing()
 
 
 class Listener:
@@ -88,10 +103,12 @@ class Listener:
 
     async def hung_up(self) -> bool:
         """Whether the server has said so already, or says so when asked this instant."""
-        if self._cycle:
-            if perf_counter() - self._began > _AT_ONCE_SECONDS:
-                await asyncio.sleep(0)  # so that the server hears what has arrived meanwhile
-            return self._cycle.disconnected
+        if cycle := self._cycle:
+            if not _is_over(cycle) and perf_counter() - self._began > _AT_ONCE_SECONDS:
+                cycle.flow.resume_reading()
+                for _ in range(_TURNS):  # so that the server hears what has arrived meanwhile
+                    await asyncio.sleep(0)
+            return _is_over(cycle)
         if self._may_hear_more():
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._listen())

@@ -6,6 +6,7 @@ What middleware or another server puts there is listened to by a task: see `test
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Literal
 from urllib.parse import urlsplit
@@ -92,3 +93,53 @@ def test_case_10_a_hang_up_is_heard_by_asking(http: Http, reads: bool) -> None:
         assert gone.wait(10)
     asked_first = ["http.request", "False"] if reads else ["False"]
     assert heard == [*asked_first, "http.disconnect", "http.disconnect"]
+
+
+GET = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"
+UPLOAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
+
+
+def _heard(http: Http, request: bytes, tries: int) -> bool:
+    """Whether a hang-up is heard after `request` by who asks so often; with one try, by who keeps
+    the processor until it has come."""
+    heard: list[bool] = []
+    begun, gone, told = threading.Event(), threading.Event(), threading.Event()
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or begun.is_set():
+            return
+        listener = Listener(receive)
+        begun.set()
+        if tries == 1:
+            _work(gone)
+        for _ in range(tries):
+            heard.append(await listener.hung_up())
+            if heard[-1]:
+                break
+            await asyncio.sleep(0.005)
+        told.set()
+
+    with served(busy, http) as url:
+        place = urlsplit(url)
+        with socket.create_connection((place.hostname, place.port)) as client:
+            client.sendall(request)
+            assert begun.wait(10)
+        gone.set()
+        assert told.wait(20)
+    return heard[-1]
+
+
+def _work(until: threading.Event) -> None:
+    until.wait(10)
+    time.sleep(0.05)
+
+
+@both
+def test_case_10_a_hang_up_is_heard_although_the_app_kept_the_processor(http: Http) -> None:
+    assert _heard(http, GET, tries=1)
+
+
+@both
+@pytest.mark.parametrize("request_", [UPLOAD, GET + GET], ids=["an upload", "a second request"])
+def test_case_10_a_hang_up_is_heard_behind_what_nobody_takes(http: Http, request_: bytes) -> None:
+    assert _heard(http, request_, tries=2000)
