@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from paywall.alarms import Board, Listener, to_log
 from paywall.chain import Chain, Mined
+from paywall.chain.own import FeeTooHigh
 from paywall.chores import Chores
 from paywall.deposit_turns import Turns
 from paywall.instant import Instant
@@ -35,14 +36,16 @@ from paywall.protocol.channel import (
 from paywall.protocol.errors import (
     ChainUnavailable,
     ConfigurationError,
+    OutOfGas,
     PaymentError,
     Refused,
+    Reverted,
     TransactionPending,
     Unavailable,
 )
 from paywall.protocol.once import AnsweredBefore, Ticket
 from paywall.protocol.payers import PayerLimits
-from paywall.protocol.schemes.batch import BatchTerms, DepositPayment, VoucherPayment
+from paywall.protocol.schemes.batch import BatchTerms, Deposit, DepositPayment, VoucherPayment
 from paywall.stores import Store
 
 log = logging.getLogger("paywall.gate")
@@ -159,11 +162,11 @@ class Deposits:
         known = await self._store.channel(voucher.channel_id)
         chain = await self._rehearse(known, payment, price)
         charged = known.charged if known else 0
-        await self.payers.deposits(voucher.config.payer, voucher.channel_id, charged)
+        counts = await self.payers.deposits(voucher.config.payer, voucher.channel_id, charged)
         if self._instant and await self._instant.book(payment, price, chain):
             await self._on_trust(self._instant, payment, price, ticket, admitted)
             return
-        mined = await self._make(payment, price)
+        mined = await self._make(payment, price, counts)
         request = token_hex(8)
         standing = await self._reserve(voucher, price, request, ticket)
         admitted.set_result(Filled(request, standing, mined.transaction if mined else b""))
@@ -193,15 +196,32 @@ class Deposits:
             raise RefusedByChannel(refusal.reason, replace(then, chain=chain)) from refusal
         return chain
 
-    async def _make(self, payment: DepositPayment, price: int) -> Mined | None:
-        """Puts a deposit on chain and records it."""
+    async def _make(
+        self, payment: DepositPayment, price: int, counts: bool = False
+    ) -> Mined | None:
+        """Puts a deposit on chain and records it; `counts` when it is one of the crowd's."""
         voucher = payment.payment
-        mined = await self._chain.deposit(payment.deposit)
+        mined = await self._put(payment.deposit, counts)
         self._mirror.strangers.present(voucher.channel_id)
         evidence = voucher.voucher.amount - price
         # Also one that was there already: a payer sends it again when no answer has told of it.
         block, deposited = mined.block if mined else 0, payment.deposit.amount
         await self._mirror.observe(voucher, evidence, block, deposited)
+        return mined
+
+    async def _put(self, deposit: Deposit, counts: bool) -> Mined | None:
+        """Strangers without funds must not use up what all payers have: see `paywall.payers`."""
+        mined, is_free = None, False
+        try:
+            mined = await self._chain.deposit(deposit)
+            is_free = mined is None  # it was there already
+        except (Refused, OutOfGas, FeeTooHigh) as error:
+            is_free = not _has_left(error)
+            raise
+        finally:
+            if counts and is_free:
+                with suppress(Unavailable):
+                    await self.payers.leave_crowd()
         return mined
 
     async def _forsake(
@@ -264,6 +284,11 @@ class Deposits:
             await (instant.mined(channel_id) if mined else instant.failed(channel_id))
         except Unavailable as error:  # it stays counted until a review finds it
             log.warning("the books on a trusted deposit are closed later: %s", error)
+
+
+def _has_left(error: PaymentError) -> bool:
+    """Whether a deposit that was refused was sent all the same, and has cost gas."""
+    return isinstance(error.__cause__, Reverted) and error.__cause__.has_left
 
 
 def has_failed(funding: Funding | None) -> bool:

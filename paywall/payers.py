@@ -2,7 +2,8 @@
 
 The rule is `paywall.protocol.payers`; here it is applied over all workers of a store. One account
 more is that of all payers together, the crowd. It is looked at first and written last, so that who
-is refused, for whatever reason, takes nothing from the others.
+is refused, for whatever reason, takes nothing from the others; nor does a deposit that the chain
+refuses before it has cost gas, as one without funds: those cost their signers nothing.
 """
 
 from typing import Final
@@ -32,11 +33,11 @@ class Payers:
         self._slips = slips_of(store)
         self._crowd = keccak(b"paywall:payers:" + network.encode())
 
-    async def deposits(self, payer: Address, channel_id: bytes, charged: int) -> None:
+    async def deposits(self, payer: Address, channel_id: bytes, charged: int) -> bool:
         """A deposit is about to be made into a channel that was charged this much so far.
 
-        Raises Refused when this payer makes too many, or has too many channels, or when all payers
-        together make too many.
+        Returns whether it is counted among those of all payers. Raises Refused when this payer
+        makes too many, or has too many channels, or when all payers together make too many.
         """
         key = self._key(payer)
         known = payers.decode((await self._slips.read(key))[0])
@@ -59,6 +60,17 @@ class Payers:
         await change(self._slips, key, rule, _KEPT_MS)
         if counts:
             await self._join_crowd()
+        return counts
+
+    async def leave_crowd(self) -> None:
+        """What was counted among the deposits of all payers has cost no gas: it is another's."""
+
+        def rule(data: bytes | None, now_ms: int) -> bytes | None:
+            if data is None:
+                return None
+            return payers.encode(payers.uncounted_in_all(payers.decode(data), self._limits))
+
+        await change(self._slips, self._crowd, rule, _CROWD_KEPT_MS)
 
     async def refunds(self, payer: Address, channel_id: bytes, charged: int) -> None:
         """A refund is about to be made from a channel that was charged this much.

@@ -27,6 +27,7 @@ from paywall.protocol.errors import (
     HoldLost,
     Reason,
     Refused,
+    Reverted,
     TransactionPending,
 )
 from paywall.protocol.limits import BET_LOOK_SECONDS, HOLD_SECONDS, MAX_LANES, MAX_STRANGERS
@@ -368,6 +369,36 @@ async def test_case_36_one_payer_that_is_turned_away_takes_nothing_from_the_othe
         assert await reason_of(attempt) is Reason.TOO_MANY_DEPOSITS
     await admit(gate, payer_of(house, 7).fill(PRICE))
     assert house.deposits == 2
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+async def test_case_36_deposits_that_cost_no_gas_take_nothing_from_the_others(
+    house: House, has_left: bool
+) -> None:
+    """To sign one without funds costs a stranger nothing; one mined in vain cost us gas."""
+    gate = await house.worker(limits=PayerLimits(all_errands_per_hour=2))
+    failed = Refused(Reason.DEPOSIT_FAILED)
+    failed.__cause__ = Reverted("transfer amount exceeds balance", has_left=has_left)
+    house.ledger.faults["deposit"] = failed
+    for number in range(2):
+        attempt = admit(gate, payer_of(house, number).fill(PRICE))
+        assert await reason_of(attempt) is Reason.DEPOSIT_FAILED
+    house.ledger.faults.clear()
+    newcomer = admit(gate, payer_of(house, 2).fill(PRICE))
+    if has_left:
+        assert await reason_of(newcomer) is Reason.TOO_MANY_DEPOSITS_IN_ALL
+    else:
+        await newcomer
+
+
+async def test_case_36_a_deposit_that_is_sent_again_is_one_of_the_crowds(house: House) -> None:
+    gate = await house.worker(limits=PayerLimits(all_errands_per_hour=2))
+    header = payer_of(house, 0).fill(PRICE)
+    for _ in range(3):
+        await gate.release(await admit(gate, header))
+    await admit(gate, payer_of(house, 1).fill(PRICE))
+    third = admit(gate, payer_of(house, 2).fill(PRICE))
+    assert await reason_of(third) is Reason.TOO_MANY_DEPOSITS_IN_ALL
 
 
 async def test_case_36_a_crowd_is_503_with_the_same_payment_to_be_sent_again() -> None:

@@ -83,6 +83,12 @@ def counted_in_all(crowd: Account, limits: PayerLimits, now_ms: int) -> Account:
     return _counted(crowd, most, now_ms, Reason.TOO_MANY_DEPOSITS_IN_ALL)
 
 
+def uncounted_in_all(crowd: Account, limits: PayerLimits) -> Account:
+    """Without an errand that was counted and came to nothing."""
+    each_ms = HOUR_MS // limits.all_errands_per_hour
+    return msgspec.structs.replace(crowd, clean_at_ms=max(0, crowd.clean_at_ms - each_ms))
+
+
 def _counted(account: Account, per_hour: int, now_ms: int, reason: Reason) -> Account:
     each_ms = HOUR_MS // per_hour
     clean_at_ms = max(account.clean_at_ms, now_ms) + each_ms
