@@ -22,7 +22,7 @@ from helpers.stores import Time
 from paywall.protocol.channel import NeedsChain, RefusedByChannel
 from paywall.protocol.errors import HoldLost, StoreUnavailable
 from paywall.protocol.limits import MAX_HOLDS
-from paywall.protocol.once import Ticket
+from paywall.protocol.once import AnsweredBefore, Ticket
 from paywall.stores import Store
 
 TICKET = Ticket("payment-id-of-16-and-more", bytes(32))
@@ -58,6 +58,30 @@ async def test_case_41_out_of_memory_admits_nobody_and_still_charges(
     assert (await store.charge(channel_id, "running", 5)).charged == 5
     server.command("CONFIG", "SET", "maxmemory", 0)
     assert (await store.reserve(channel_id, voucher(9), 4, "next", TICKET)).held == 4
+
+
+async def test_case_41_out_of_memory_keeps_and_ends_every_hold(
+    server: RedisServer, store: Store
+) -> None:
+    """In the record and beside it. One that was not kept would be dropped by who comes next."""
+    channel_id = await open_channel(store)
+    names = ("inside", "beside", "given up", "beside too")
+    for total, name in enumerate(names, 1):
+        await store.reserve(channel_id, voucher(total), 1, name, TICKET if total == 2 else None)
+    before = (await record_of(store, channel_id)).holds
+    server.command("CONFIG", "SET", "maxmemory", 1)
+    await asyncio.sleep(0.01)
+    await store.renew([(channel_id, name) for name in names])
+    after = (await record_of(store, channel_id)).holds
+    assert all(after[name].deadline_ms > before[name].deadline_ms for name in names)
+    await store.release(channel_id, "given up")
+    assert (await store.charge(channel_id, "beside", 1, TICKET, b"an answer")).held == 2
+    assert (await store.charge(channel_id, "inside", 0)).held == 1
+    assert (await store.charge(channel_id, "beside too", 1)).charged == 2
+    server.command("CONFIG", "SET", "maxmemory", 0)
+    assert (await store.reserve(channel_id, voucher(5), 3, "next")).held == 3
+    with pytest.raises(AnsweredBefore):
+        await store.look_up(channel_id, TICKET)
 
 
 @pytest.mark.parametrize("broken", ["record", "holds", "due", "all", "entry"])

@@ -1,7 +1,8 @@
 -- Keeps the holds of requests that still run; one that is gone is passed over.
 -- KEYS  record, holds    ARGV  request...
 local key, holds = KEYS[1], KEYS[2]
-local r = load(key)
+-- Who is served is kept, though there be no memory.
+local r = load(key, 'GETEX')
 if not r then return {'ok'} end
 local deadline = integer(now_ms() + HOLD_MS)
 for _, request in ipairs(ARGV) do
