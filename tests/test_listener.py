@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from helpers.servers import served
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paywall.listener import Listener
 
@@ -99,9 +102,9 @@ GET = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
 
 
-def _heard(http: Http, request: bytes, tries: int) -> bool:
-    """Whether a hang-up is heard after `request` by who asks so often; with one try, by who keeps
-    the processor until it has come."""
+def _heard(http: Http, request: bytes, tries: int, between: int = 0) -> bool:
+    """Whether a hang-up is heard after `request` by who asks so often; with one try, by who works
+    until it has come: in a thread where there are middlewares `between`, else in the loop."""
     heard: list[bool] = []
     begun, gone, told = threading.Event(), threading.Event(), threading.Event()
 
@@ -110,7 +113,9 @@ def _heard(http: Http, request: bytes, tries: int) -> bool:
             return
         listener = Listener(receive)
         begun.set()
-        if tries == 1:
+        if between:
+            await asyncio.to_thread(_work, gone)
+        elif tries == 1:
             _work(gone)
         for _ in range(tries):
             heard.append(await listener.hung_up())
@@ -119,7 +124,10 @@ def _heard(http: Http, request: bytes, tries: int) -> bool:
             await asyncio.sleep(0.005)
         told.set()
 
-    with served(busy, http) as url:
+    app: ASGIApp = busy
+    for _ in range(between):
+        app = BaseHTTPMiddleware(app, _pass_on)
+    with served(app, http) as url:
         place = urlsplit(url)
         with socket.create_connection((place.hostname, place.port)) as client:
             client.sendall(request)
@@ -127,6 +135,10 @@ def _heard(http: Http, request: bytes, tries: int) -> bool:
         gone.set()
         assert told.wait(20)
     return heard[-1]
+
+
+async def _pass_on(request: Request, then: RequestResponseEndpoint) -> Response:
+    return await then(request)
 
 
 def _work(until: threading.Event) -> None:
@@ -143,3 +155,9 @@ def test_case_10_a_hang_up_is_heard_although_the_app_kept_the_processor(http: Ht
 @pytest.mark.parametrize("request_", [UPLOAD, GET + GET], ids=["an upload", "a second request"])
 def test_case_10_a_hang_up_is_heard_behind_what_nobody_takes(http: Http, request_: bytes) -> None:
     assert _heard(http, request_, tries=2000)
+
+
+@both
+@pytest.mark.parametrize("between", [1, 2])
+def test_case_10_a_hang_up_is_heard_through_middleware(http: Http, between: int) -> None:
+    assert _heard(http, GET, tries=1, between=between)
