@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from rich.console import Console
 from rich.progress import track
 
 from bench.contest import (
@@ -29,6 +30,8 @@ from bench.contest import (
 )
 from bench.findings import Findings
 from bench.servers import Arena
+
+_SAID: Final = Console(stderr=True)
 
 BARE: Final = "bare"
 LIMIT: Final = "limit"
@@ -73,7 +76,10 @@ def paid_requests(found: Findings, requests: int, rounds: int) -> None:
     with ExitStack() as stack, TemporaryDirectory(prefix="paywall-bench-") as folder:
         contest = Contest(requests)
         _enter(contest, Arena(contest, Path(folder), stack))
-        for name, kind in track(list(_turns(contest, rounds)), "paid requests", console=None):
+        turns = list(_turns(contest, rounds))
+        for number, (name, kind) in enumerate(track(turns, "paid requests", console=_SAID)):
+            if not _SAID.is_terminal and number % len(_CELLS) == 0:
+                _SAID.print(f"{number} of {len(turns)} rounds of requests, next {name}: {kind}")
             contest.round(name, kind)
         _latencies(contest, requests // 4)
     found.cells += contest.cells.values()
