@@ -368,6 +368,31 @@ async def test_a_store_that_lost_its_memory_still_grants_nothing_twice(house: Sh
     assert house.served == 1
 
 
+async def test_case_12_a_step_that_a_store_makes_again_is_made_once_though_it_was_renewed_between(
+    house: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store lost its answer, the payment's hold was renewed, and the same step came again."""
+    gate = house.wall.gate._exact
+    assert gate is not None
+    slips = gate._slips._slips
+    swap, repeated = slips.swap, 0
+
+    async def asked_again(key: bytes, before: bytes | None, after: bytes | None, *rest: Any) -> Any:
+        nonlocal repeated
+        found = await swap(key, before, after, *rest)
+        told = slip.decode(after)
+        if told and told.stage == slip.SENT and not repeated:
+            repeated += 1
+            house.clock.now += 1
+            await gate.renew()
+            return await swap(key, before, after, *rest)
+        return found
+
+    monkeypatch.setattr(slips, "swap", asked_again)
+    answer = await house.ask(house.alice.pay())
+    assert (answer.status, repeated, house.earned) == (200, 1, PRICE)
+
+
 async def test_a_store_that_forgets_while_the_transfer_is_mined_is_no_fault_of_ours() -> None:
     """Settled first, the money came and nobody knows for what: the client is told to come again."""
     house = await shop_with(settle_first=True)

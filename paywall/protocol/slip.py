@@ -101,7 +101,12 @@ def laid_down(slip: Slip) -> Slip:
 
 
 def sent(slip: Slip, answer: bytes) -> Slip:
-    """About to be sent; `answer` is what it pays for, when that is known and small."""
+    """About to be sent; `answer` is what it pays for, when that is known and small.
+
+    Said again, by a store that lost its own answer, it changes nothing.
+    """
+    if slip.stage == SENT and slip.answer == answer:
+        return slip
     assert slip.stage == RUNNING, "a transfer is sent once"
     return msgspec.structs.replace(slip, stage=SENT, answer=answer)
 
