@@ -109,7 +109,8 @@ def recover_channels(
     """Finds the channels of this key on chain, when the wallet's file is lost.
 
     They are used again by the next request to their providers, without another deposit, or brought
-    home by `paywall withdraw`.
+    home by `paywall withdraw`. A file that knows less than was claimed of a channel, as after a
+    power cut, is caught up.
     """
 
     async def work() -> list[Found]:

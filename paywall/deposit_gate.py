@@ -38,6 +38,7 @@ from paywall.protocol.errors import (
     ConfigurationError,
     OutOfGas,
     PaymentError,
+    Reason,
     Refused,
     Reverted,
     TransactionPending,
@@ -193,7 +194,8 @@ class Deposits:
         except (
             RefusedByChannel
         ) as refusal:  # nothing was put on chain: the payer sees what is there
-            raise RefusedByChannel(refusal.reason, replace(then, chain=chain)) from refusal
+            shown = replace(then, chain=chain)
+            raise RefusedByChannel(_reason(refusal.reason, shown, payment), shown) from refusal
         return chain
 
     async def _make(
@@ -289,6 +291,18 @@ class Deposits:
 def _has_left(error: PaymentError) -> bool:
     """Whether a deposit that was refused was sent all the same, and has cost gas."""
     return isinstance(error.__cause__, Reverted) and error.__cause__.has_left
+
+
+def _reason(reason: Reason, channel: Channel, payment: DepositPayment) -> Reason:
+    """Why a deposit would not save its voucher.
+
+    Its payer may have withdrawn what was set aside for a refund. Then only the refund's end is
+    missing, and its payer need not take the deposit for gone.
+    """
+    is_enough = payment.payment.voucher.amount <= channel.balance + payment.deposit.amount
+    if channel.refunding and channel.remaining < 0 and is_enough:
+        return Reason.CHANNEL_CLOSING if reason is Reason.EXCEEDS_BALANCE else reason
+    return reason
 
 
 def has_failed(funding: Funding | None) -> bool:

@@ -50,6 +50,12 @@ _CORRECTABLE: Final = frozenset(
     (Reason.CUMULATIVE_MISMATCH.code, Reason.BELOW_CLAIMED.code, Reason.EXCEEDS_BALANCE.code)
 )
 
+_REMEDIES: Final = {
+    Reason.BELOW_CLAIMED.code: ". If the wallet's file was lost, or lost its newest rows, "
+    "`paywall recover` takes over what the chain says is claimed"
+}
+"""What an owner can do where neither books nor proofs agree: this the chain alone can say."""
+
 
 def pay(wallet: Wallet, request: httpx.Request) -> Flow:
     """The conversation for one request. Raises an AgentError, or the transport's own errors."""
@@ -219,7 +225,9 @@ def _next_quote(
         mended = True
     if not mended:
         raise PaymentRefused(
-            f"{intent.origin} refused the payment: {reason or 'no reason given'}", reason
+            f"{intent.origin} refused the payment: {reason or 'no reason given'}"
+            f"{_REMEDIES.get(reason, '')}",
+            reason,
         )
     log.info("payment to %s is tried again after %s", intent.origin, reason)
     return refusal

@@ -256,13 +256,25 @@ class Gate:
         self, payment: DepositPayment, price: int, ticket: Ticket | None, route: str
     ) -> Admission:
         try:
-            filled = await self._deposits.admit(payment, price, ticket)
+            filled = await self._filled(payment, price, ticket)
         except RefusedByChannel as refusal:
             await self._remember(refusal, ticket)
             raise
         request, standing, amount = filled.request, filled.standing, payment.deposit.amount
         voucher = payment.payment
         return self._admitted(request, price, voucher, standing, ticket, route, filled, amount)
+
+    async def _filled(
+        self, payment: DepositPayment, price: int, ticket: Ticket | None
+    ) -> Filled:
+        """Makes a deposit; once more, when a refund was in its way of which nobody saw the end."""
+        try:
+            return await self._deposits.admit(payment, price, ticket)
+        except RefusedByChannel as refusal:
+            is_closing = refusal.reason is Reason.CHANNEL_CLOSING
+            if not is_closing or not await self._refunds.make_way(refusal.channel):
+                raise
+        return await self._deposits.admit(payment, price, ticket)
 
     def _admitted(
         self,

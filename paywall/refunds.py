@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
 
+from msgspec.structs import replace
+
 from paywall import receipts
 from paywall.chain import Chain
 from paywall.chain.own import FeeTooHigh
@@ -152,18 +154,41 @@ class Refunds:
         if refunding and rules.is_overdue(refunding, int(self._clock() * 1000)):
             self._chores.behind(self._take_up(channel))
 
+    async def make_way(self, channel: Channel) -> bool:
+        """Ends a refund that nobody waits for any more, for a deposit that it keeps away.
+
+        False where there is none. Its payer may have withdrawn meanwhile what was to go back: then
+        nothing moves any more, but what was signed could return the deposit until its nonce is
+        counted. Raises Unavailable while that is not seen.
+        """
+        refunding = channel.refunding
+        if not refunding or not rules.is_overdue(refunding, int(self._clock() * 1000)):
+            return False
+        await self._again(channel)
+        known = await self._store.channel(channel.channel_id)
+        if known and known.refunding and known.refunding.amount:
+            raise ChainUnavailable("a refund of this channel is not seen to be made yet")
+        return True
+
+    async def _again(self, channel: Channel) -> None:
+        await self._chores.once(b"refund again" + channel.channel_id, self._resend(channel))
+
     async def _take_up(self, channel: Channel) -> None:
         try:
-            await self._chores.once(b"refund again" + channel.channel_id, self._resend(channel))
+            await self._again(channel)
         except PaymentError as error:
             log.warning("a refund whose end nobody saw is not made yet: %s", error)
 
     async def _resend(self, channel: Channel) -> None:
+        """Where nothing was left to return, nothing is shown to have moved, and it is over too."""
         block = channel.chain.block
+        # What was withdrawn cannot be claimed with it: that would revert.
+        there = max(channel.claimed, min(channel.charged, channel.balance))
         try:
-            block = (await self._chain.refund(channel, _set_aside_of(channel).amount)).block
-        except Reverted as error:
-            log.info("a refund is not sent again: %s", error)
+            wanted = replace(channel, charged=there), _set_aside_of(channel).amount
+            block = (await self._chain.refund(*wanted)).block
+        except (Reverted, Refused, ChainUnavailable) as error:
+            log.warning("a refund that was sent again is not seen to be made: %s", error)
         await self._look(channel, block)
 
     # -- Once ------------------------------------------------------------------------------------

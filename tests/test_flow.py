@@ -36,6 +36,7 @@ from paywall.protocol.errors import (
     PaymentLost,
     PaymentRefused,
     ProviderMisbehaved,
+    Reason,
 )
 from paywall.protocol.limits import MAX_QUOTE_HEADER_BYTES
 from paywall.turns import Turn
@@ -338,6 +339,17 @@ def test_case_46_a_forged_correction_is_not_paid(wallet, kind):
     }[kind]
     with pytest.raises(PaymentRefused):
         talk.flow.send(told)
+    assert wallet.spent() == 0
+
+
+def test_case_52_a_claim_that_nobody_proves_is_for_the_chain_to_tell(wallet):
+    """The provider's word is not enough; the owner hears what is."""
+    talk = Talk(wallet)
+    channel = payment_of(talk.pay()).channel
+    told = required(corrected(channel, 40_000, None), error=Reason.BELOW_CLAIMED.code)
+    with pytest.raises(PaymentRefused, match="`paywall recover`") as refusal:
+        talk.flow.send(told)
+    assert refusal.value.reason == Reason.BELOW_CLAIMED.code
     assert wallet.spent() == 0
 
 

@@ -697,6 +697,40 @@ async def test_case_38_a_refund_whose_worker_died_keeps_no_channel_from_being_us
     await house.served(2000)
 
 
+@pytest.mark.parametrize("claimed", [0, 1000])
+async def test_case_38_a_lost_refund_keeps_no_deposit_away_from_a_channel_that_was_withdrawn(
+    house: House, claimed: int
+) -> None:
+    """Its payer took the money by time; what was signed must not return the next deposit."""
+    await lost_refund(house, None)
+    house.ledger.change(house.agent.channel_id, balance=claimed, claimed=claimed)
+    deposit = house.agent.fill(2000, 40_000)
+    with pytest.raises(ChainUnavailable):  # 503: the same payment is good later
+        await house.admit(deposit)
+    assert "deposit" not in house.ledger.calls
+    house.ledger.faults.clear()
+    await house.gate.charge(await house.admit(deposit), PRICE)
+    chain = house.record.chain
+    assert (chain.balance, chain.refund_nonce) == (40_000 + claimed, 1)
+    assert (house.record.charged, house.record.refunding) == (2000, None)
+
+
+async def test_case_38_a_deposit_is_good_after_the_refund_of_what_was_withdrawn(
+    house: House,
+) -> None:
+    await house.served(1000)
+    house.ledger.faults["refund"] = TransactionPending("sent, and not mined in time", b"\xee" * 32)
+    with pytest.raises(ChainUnavailable):
+        await house.refunded(1000)
+    house.ledger.change(house.agent.channel_id, balance=1000, claimed=1000)  # withdrawn
+    deposit = house.agent.fill(2000, 40_000)
+    assert await refusal(house.admit(deposit)) is Reason.CHANNEL_CLOSING
+    assert await refusal(house.admit(house.agent.fill(42_000, 40_000))) is Reason.EXCEEDS_BALANCE
+    house.ledger.change(house.agent.channel_id, refund_nonce=1)
+    await house.gate.charge(await house.admit(deposit), PRICE)
+    assert (house.record.balance, house.record.remaining) == (41_000, 39_000)
+
+
 async def test_case_38_who_asks_again_gets_what_the_lost_refund_was_to_bring(house: House) -> None:
     await lost_refund(house)
     house.ledger.faults.clear()

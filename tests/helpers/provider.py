@@ -27,7 +27,7 @@ from paywall.prices import Price
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Voucher
 from paywall.protocol.claims import Batch
-from paywall.protocol.errors import StoreUnavailable
+from paywall.protocol.errors import ChainUnavailable, Reverted, StoreUnavailable
 from paywall.protocol.money import Address
 from paywall.protocol.schemes import batch
 from paywall.protocol.x402 import (
@@ -137,14 +137,21 @@ class Ledger:
         return self._mined()
 
     async def refund(self, channel: Channel, amount: int) -> Mined:
+        """Uses the nonce up, also where less is left, and then does as a node does."""
         await self._called("refund")
         state = self.states[channel.channel_id]
+        claimed = max(state.claimed, channel.charged)
+        if claimed > state.balance:
+            raise Reverted("more is claimed than there is")
+        moved = min(amount, state.balance - claimed)
         self.change(
             channel.channel_id,
-            balance=state.balance - amount,
-            claimed=max(state.claimed, channel.charged),
+            balance=state.balance - moved,
+            claimed=claimed,
             refund_nonce=state.refund_nonce + 1,
         )
+        if moved != amount:
+            raise ChainUnavailable("it did not move what it should have")
         return self._mined()
 
     def _mined(self) -> Mined:

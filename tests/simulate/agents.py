@@ -89,6 +89,8 @@ class Agent:
         self.resting = False
         self.number = number
         self.lost_files = 0
+        self.is_behind = False
+        """Whether its file lacks rows that it once had."""
         self._folder, self._disks = folder, disks
         self._pause = random.choice((0.0, 0.0, 0.2, 2.0))
         chain.contract.fund(self.address, FUNDS)
@@ -118,8 +120,8 @@ class Agent:
         return self._folder / f"wallet-{self.number}-{self.lost_files}.db"
 
     async def _start(self) -> None:
-        """With a file that was lost, half of the agents look for their channels first."""
-        if self.lost_files and self.random.random() < 0.5:
+        """With a file that was lost, or lacks rows, half of the agents ask the chain first."""
+        if self.is_behind and self.random.random() < 0.5:
             await self.recover()
         for _ in range(self.tasks):
             self.process.spawn(self._spend())
@@ -138,8 +140,9 @@ class Agent:
         disk = self._disks.get(str(self._file))
         if self.faults.strikes("wallet file lost"):
             self.lost_files += 1
+            self.is_behind = True
         elif disk and self.faults.strikes("power cut"):
-            disk.cut_power(self.random)
+            self.is_behind |= disk.cut_power(self.random) > 0
         self.loop.call_later(RESTART_SECONDS * self.random.random(), self.begin)
 
     # -- Spending --------------------------------------------------------------------------------

@@ -80,12 +80,14 @@ class Rest:
     async def _everybody_once_more(self) -> None:
         """Nobody may be left stuck: whoever may still spend is served, at the third try at most.
 
-        Who has lost its file, and finds that its provider has lost its proof, has the chain.
+        Who has lost its file, or rows of it, and finds that its provider has lost its proof, has
+
+        the chain.
         """
         for agent in self._world.agents:
             for shop in self._world.shops:
                 outcome = await self._buy_thrice(agent, shop)
-                if outcome not in SERVED and agent.lost_files:
+                if outcome not in SERVED and agent.is_behind:
                     await agent.process.spawn(agent.recover())
                     outcome = await self._buy_thrice(agent, shop)
                 if outcome not in SERVED:
