@@ -264,9 +264,7 @@ class Gate:
         voucher = payment.payment
         return self._admitted(request, price, voucher, standing, ticket, route, filled, amount)
 
-    async def _filled(
-        self, payment: DepositPayment, price: int, ticket: Ticket | None
-    ) -> Filled:
+    async def _filled(self, payment: DepositPayment, price: int, ticket: Ticket | None) -> Filled:
         """Makes a deposit; once more, when a refund was in its way of which nobody saw the end."""
         try:
             return await self._deposits.admit(payment, price, ticket)

@@ -20,6 +20,8 @@ if not r then
     r.v, r.tail = voucher, ARGV[13] .. r.tail
   end
   redis.call('ZADD', KEYS[5], 0, id)
+  -- Of a record that was lost without them, and counted in none.
+  redis.call('DEL', KEYS[2])
 end
 observe(KEYS[3], id, r, 2)
 save(key, r)
