@@ -261,6 +261,22 @@ async def test_holds_in_the_record_and_beside_it_are_alike(
             await store.charge(CHANNEL_ID, name, 1)
 
 
+async def test_case_41_holds_that_a_lost_record_left_are_no_part_of_the_next(
+    server: RedisServer, store: Store
+) -> None:
+    """Taken off a sum that they are not in, they would come to less than nothing."""
+    await open_channel(store)
+    for total, name in enumerate("abc", 1):
+        await store.reserve(CHANNEL_ID, voucher(total), 1, name)
+    server.command("DEL", KEY)
+    await open_channel(store)
+    record = await record_of(store, CHANNEL_ID)
+    assert (record.holds, record.held) == ({}, 0)
+    with pytest.raises(HoldLost):
+        await store.charge(CHANNEL_ID, "b", 1)
+    assert (await store.reserve(CHANNEL_ID, voucher(9), 9, "next")).held == 9
+
+
 async def test_a_name_that_begins_or_ends_like_another_is_another(store: Store) -> None:
     await open_channel(store)
     await store.reserve(CHANNEL_ID, voucher(5), 5, "a b")
