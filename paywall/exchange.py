@@ -216,9 +216,12 @@ class Exchange:
     async def _head(self, message: Message, body: Message | None) -> Message:
         """Decides, when the head is about to leave, what this answer costs."""
         receipt: str | None
+        is_gone = message["status"] < 400 and await self._listener.hung_up()
+        if self._muted:
+            return message  # it took too long, and is ended by who has said so
         if message["status"] >= 400:
             receipt = await finish(self._release())
-        elif await self._listener.hung_up():
+        elif is_gone:
             receipt = await finish(self._release())
             self._muted = True  # whoever says that it is gone and still listens gets nothing
         elif self._metered and body is None:

@@ -405,6 +405,23 @@ async def test_case_33_a_metered_request_whose_upload_is_drawn_out_is_not_served
     await wall.close()
 
 
+async def test_case_33_a_metered_answer_that_is_late_by_a_moment_is_not_charged() -> None:
+    """It is stopped while it asks whether its client is there: its head does not leave."""
+
+    class Late(Client):
+        async def receive(self) -> Message:
+            wall.gate._running._clock = lambda: 2 * time.time()
+            wall.gate._end_overdue()
+            return await super().receive()
+
+    wall, client = provider(streaming("$0.0001"), METERED), Late()
+    await _connected(wall, client)
+    await turns(10)
+    assert await charged(wall) == 0
+    _apology(client.answer)
+    await wall.close()
+
+
 async def test_case_13_a_metered_stream_that_never_charges_costs_its_ceiling() -> None:
     async def handler(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
