@@ -12,11 +12,12 @@ from concurrent.futures import Future
 from typing import Final
 
 from paywall.asking import Approval
+from paywall.protocol.money import Asset
 from paywall.turns import Turn
 
 QUESTION_SECONDS: Final = 60.0
 """How often who waits for another's answer looks whether it is there."""
-_Subject = tuple[str, str, str, bytes]
+_Subject = tuple[str, str, str, Asset]
 
 
 class Question:
@@ -50,7 +51,7 @@ class Questions:
         """The question that is open about this: `mine`, unless somebody else asks already."""
         if approval.kind != "deposit":
             return mine
-        subject = (approval.kind, approval.origin, approval.scheme, approval.asset.address)
+        subject = (approval.kind, approval.origin, approval.scheme, approval.asset)
         with self._lock:
             return self._open.setdefault(subject, mine)
 

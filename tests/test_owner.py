@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -39,6 +40,8 @@ from paywall.protocol.errors import (
     PaymentRefused,
     ProviderMisbehaved,
 )
+from paywall.protocol.money import USDC
+from paywall.questions import Question, Questions
 from paywall.turns import Wait
 from paywall.wallet import Wallet
 from paywall.walletstate import FORGOTTEN_SECONDS
@@ -238,6 +241,14 @@ async def test_when_who_asks_is_cancelled_the_next_who_waits_asks(provider) -> N
     assert [answer.status_code for answer in answers[1:]] == [200, 200]
     assert wallet.spent() == provider.charged == 2 * PRICE
     wallet.close()
+
+
+def test_the_same_address_on_two_networks_is_two_questions() -> None:
+    questions, first, second = Questions(), Question(), Question()
+    here = Approval("deposit", "https://a.test", "/x", "batch-settlement", DEPOSIT, USDC.base)
+    there = replace(here, asset=replace(USDC.base, network="eip155:1"))
+    assert questions.put(here, first) is questions.put(here, second) is first
+    assert questions.put(there, second) is second
 
 
 def test_threads_ask_for_one_deposit_once(provider) -> None:
