@@ -8,7 +8,7 @@ channel, what must have been charged, and says at once when the record says othe
     nothing else adds anything; a total is used by one request only
     an answer leaves when its charge is in the store
     one request of an agent is charged once, whatever was resent, refused, corrected or repeated;
-      only what the network has copied of a refused payment may come on top, when a store forgot
+      only what was refused may come on top, when a store forgot: its copy, or its lost answer
     only a hold whose time is over vanishes by itself
 
 What a fail-over takes back is no violation: it is a *loss*, and is counted, less what the payer's
@@ -33,6 +33,8 @@ class Oracle:
         self.books: dict[bytes, Book] = {}
         self.goals: dict[int, list[Asked]] = {}
         self.refused: set[int] = set()
+        self.charged_first: set[int] = set()
+        """Payments that were charged before anybody refused them."""
         self.forgetful: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
@@ -170,22 +172,26 @@ class Oracle:
         self.count_goal(channel_id, held.asked)
 
     def count_goal(self, channel_id: bytes, asked: Asked) -> None:
-        """One payment of a request is charged, and once. Only a copy of one that was refused may
+        """One payment of a request is charged, and once. When a store forgot, one may come on top:
 
-        come on top, before the payment that took its place or after it.
+        a copy of a refused payment, before the payment that took its place or after it; or one
+        whose answer was lost, and which the store then refused as if it had not been charged.
         """
         if not asked.goal:
             return
         paid = self.goals.setdefault(asked.goal, [])
         paid.append(asked)
+        if asked.payment not in self.refused:
+            self.charged_first.add(asked.payment)
         if len(paid) == 1:
             return
-        excused = {one.payment for one in paid if one.copy} & self.refused
+        excused = {one.payment for one in paid if one.copy or one.payment in self.charged_first}
+        excused &= self.refused
         others = [one for one in paid if one.payment not in excused or not self.forgetful]
         if len(others) > 1 or len({one.payment for one in paid}) < len(paid):
             self.violated(channel_id, f"request {asked.goal} of an agent was charged twice")
         else:
-            self.counts["copies of refused payments charged"] += 1
+            self.counts["payments charged on top after a store forgot"] += 1
 
     def _compare(self, channel_id: bytes, book: Book, after: Channel) -> None:
         if book.charged < after.claimed:  # the chain has kept what the store has lost
