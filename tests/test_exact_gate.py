@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -868,51 +868,6 @@ async def test_case_12_a_store_that_fails_at_any_step_never_serves_for_nothing_n
     assert (house.earned, len(house.ledger.sent)) == ((PRICE, 1) if good else (0, 0))
     assert {answer.body for answer in good} <= {b"served"}
     assert good or all(a.json["error"] == "settlement_pending" for a in answers[1:])
-    await house.wall.close()
-
-
-class Insistent(FaultyStore):
-    """A store whose reply to one step is lost; it is asked again when the slip was renewed."""
-
-    def __init__(self, clock: Clock, stage: str) -> None:
-        super().__init__(clock)
-        self.stage, self.time = stage, clock
-        self.renew: Callable[[], Awaitable[None]] | None = None
-
-    async def _apply(self, channel_id: bytes, rule: Any, payment_id: str = "") -> Any:
-        found = await super()._apply(channel_id, rule, payment_id)
-        known = found.entry.answer if payment_id == "slip" and found.entry else customers.PAID
-        if self.renew and known != customers.PAID and slip.decode(known).stage == self.stage:
-            renew, self.renew = self.renew, None
-            self.time.now += 10
-            await renew()
-            found = await super()._apply(channel_id, rule, payment_id)
-        return found
-
-
-@pytest.mark.parametrize(
-    ("stage", "settle_first"),
-    [(slip.SENT, False), (slip.SENT, True), (slip.SETTLED, True), (slip.ANSWERED, False)],
-)
-async def test_case_41_a_step_whose_reply_was_lost_is_done_also_when_it_was_renewed_since(
-    stage: str, settle_first: bool
-) -> None:
-    house = Shop()
-    store = Insistent(house.clock, stage)
-    house.wall = provider(
-        house._count,
-        chain=house.ledger,
-        store=store,
-        prices={"/priced": PRICED},
-        settle_first=settle_first,
-    )
-    gate = house.wall.gate._exact
-    assert gate is not None
-    gate._clock, store.renew = house.clock, gate.renew
-    await house.wall.open()
-    answer = await house.ask(house.alice.pay())
-    assert (answer.status, house.served, house.earned) == (200, 1, PRICE)
-    assert store.renew is None
     await house.wall.close()
 
 

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 from coincurve import PrivateKey
 from msgspec.structs import replace
+from simulate.book import Asked
 from simulate.cheap import Disk, DiskRows, Signatures
+from simulate.oracle import Oracle
 from simulate.run import Result, simulate
 
 from paywall.chain.round import Round
@@ -88,6 +90,26 @@ def digest_of(seed: str, hashing: int) -> str:
 
 def test_a_seed_is_one_history_to_the_last_event() -> None:
     assert digest_of("same.0", 1) == digest_of("same.0", 2) != digest_of("same.1", 1)
+
+
+@pytest.mark.parametrize("jump", [None, 5.0, 15.0, 25.0])
+def test_a_second_payment_is_excused_by_a_clock_that_jumped_before_the_first_was_refused(
+    jump: float | None,
+) -> None:
+    """Let in at 10, refused when it came again at 20; then another payment was made."""
+    now = 0.0
+    oracle, channel_id = Oracle(lambda: now), b"a channel"
+    first, second = Asked(7, 1, since=10.0), Asked(7, 2, since=30.0)
+    for moment, act in (
+        (jump, lambda: oracle.jumped("shop.example")),
+        (20.0, lambda: oracle.refuses(first)),
+        (30.0, lambda: oracle.count_goal(channel_id, second)),
+        (40.0, lambda: oracle.count_goal(channel_id, first)),
+    ):
+        if moment is not None:
+            now = moment
+            act()
+    assert bool(oracle.violations) == (jump != 15.0)
 
 
 # -- Mutants: the product with one mistake, each found by the oracle -------------------------------

@@ -19,7 +19,9 @@ class Asked:
     signed for it is a `payment`; of a single transfer, `transfer` is the nonce. A `copy` was made
     by the network. One whose original was refused is good at another moment, once a store has
     forgotten the refusal: no signature can be taken back. Then the agent has paid twice, which it
-    has promised, and that is counted.
+    has promised, and that is counted. So it is where a payment was let in at `since`, and refused
+    when it came again, to a store whose clock had jumped ahead meanwhile: that store has forgotten
+    what it let in.
     """
 
     goal: int
@@ -28,6 +30,7 @@ class Asked:
     request: str = ""
     channel: bytes = b""
     transfer: bytes = b""
+    since: float = 0.0
 
 
 @dataclass

@@ -8,7 +8,8 @@ channel, what must have been charged, and says at once when the record says othe
     nothing else adds anything; a total is used by one request only
     an answer leaves when its charge is in the store
     one request of an agent is charged once, whatever was resent, refused, corrected or repeated;
-      only what was refused may come on top, when a store forgot: its copy, or its lost answer
+      only a refused payment of which the network made a copy, or which a store had let in before
+      its clock jumped ahead, may come on top, when a store forgot
     only a hold whose time is over vanishes by itself
 
 What a fail-over takes back is no violation: it is a *loss*, and is counted, less what the payer's
@@ -32,9 +33,8 @@ class Oracle:
         self._now = now
         self.books: dict[bytes, Book] = {}
         self.goals: dict[int, list[Asked]] = {}
-        self.refused: set[int] = set()
-        self.charged_first: set[int] = set()
-        """Payments that were charged before anybody refused them."""
+        self.refused: dict[int, float] = {}
+        self.jumps: list[float] = []
         self.forgetful: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
@@ -127,6 +127,7 @@ class Oracle:
         book.put(book.held, op.request, held)
         if op.asked:
             op.asked.request, op.asked.channel = op.request, channel_id
+            op.asked.since = self._now()
 
     def _expire(self, channel_id: bytes, book: Book, after: Channel, now_ms: int) -> None:
         """Holds that the store has dropped: their time must be over."""
@@ -172,26 +173,33 @@ class Oracle:
         self.count_goal(channel_id, held.asked)
 
     def count_goal(self, channel_id: bytes, asked: Asked) -> None:
-        """One payment of a request is charged, and once. When a store forgot, one may come on top:
+        """One payment of a request is charged, and once. Only one that was refused, by a store that
 
-        a copy of a refused payment, before the payment that took its place or after it; or one
-        whose answer was lost, and which the store then refused as if it had not been charged.
+        forgot, may come on top, before the payment that took its place or after it.
         """
         if not asked.goal:
             return
         paid = self.goals.setdefault(asked.goal, [])
         paid.append(asked)
-        if asked.payment not in self.refused:
-            self.charged_first.add(asked.payment)
         if len(paid) == 1:
             return
-        excused = {one.payment for one in paid if one.copy or one.payment in self.charged_first}
-        excused &= self.refused
+        excused = {one.payment for one in paid if self._was_forgotten(one)}
         others = [one for one in paid if one.payment not in excused or not self.forgetful]
         if len(others) > 1 or len({one.payment for one in paid}) < len(paid):
             self.violated(channel_id, f"request {asked.goal} of an agent was charged twice")
         else:
             self.counts["payments charged on top after a store forgot"] += 1
+
+    def _was_forgotten(self, asked: Asked) -> bool:
+        refused_at = self.refused.get(asked.payment)
+        if refused_at is None:
+            return False
+        return asked.copy or any(asked.since <= jump <= refused_at for jump in self.jumps)
+
+    def jumped(self, host: str) -> None:
+        """The clock of a store is ahead by more than it keeps what is kept for minutes."""
+        self.forgetful.add(host)
+        self.jumps.append(self._now())
 
     def _compare(self, channel_id: bytes, book: Book, after: Channel) -> None:
         if book.charged < after.claimed:  # the chain has kept what the store has lost
@@ -254,7 +262,7 @@ class Oracle:
 
     def refuses(self, asked: Asked) -> None:
         """A refusal leaves a worker: whoever hears it may pay anew."""
-        self.refused.add(asked.payment)
+        self.refused[asked.payment] = self._now()
 
     def ran(self, run: str, asked: Asked) -> Run:
         """A handler begins. It writes into the run what it costs."""

@@ -155,7 +155,7 @@ class Shop:
         What the store keeps for minutes is forgotten when they seem to have passed.
         """
         if seconds >= ANSWER_SECONDS:
-            self.oracle.forgetful.add(self.host)
+            self.oracle.jumped(self.host)
         self.stepped += seconds
         self.ahead_seconds = max(self.ahead_seconds, self.stepped)
         self.fell_seconds = max(self.fell_seconds, self.ahead_seconds - self.stepped)
