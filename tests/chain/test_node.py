@@ -28,7 +28,14 @@ from paywall.chain.devnet import Devnet
 from paywall.chain.facilitator import Facilitator
 from paywall.chain.node import Node
 from paywall.protocol import eip712
-from paywall.protocol.errors import ConfigurationError, OutOfGas, Reason, Refused, Reverted
+from paywall.protocol.errors import (
+    ChainUnavailable,
+    ConfigurationError,
+    OutOfGas,
+    Reason,
+    Refused,
+    Reverted,
+)
 from paywall.protocol.money import USDC, Asset
 from paywall.protocol.schemes.batch import sign_voucher
 from paywall.protocol.x402 import show_address
@@ -241,6 +248,19 @@ async def test_case_38_the_same_refund_twice_pays_once(devnet: Devnet) -> None:
         with pytest.raises(Reverted, match="InvalidRefundNonce"):
             await node.refund(channel, 200_000)
         assert await node.token_balance(ASSET.address, payer.address) == FUNDS - 800_000
+
+
+async def test_case_38_a_refund_of_what_is_gone_uses_its_nonce_up_and_says_that_nothing_moved(
+    devnet: Devnet,
+) -> None:
+    async with node_of(devnet) as node:
+        channel = await funded(node, rich_payer(devnet), 0)
+        await node.refund(channel, 1_000_000)
+        emptied = msgspec.structs.replace(channel, chain=await node.channel(channel.channel_id))
+        with pytest.raises(ChainUnavailable, match="did not move"):
+            await node.refund(emptied, 1_000_000)
+        state = await node.channel(channel.channel_id)
+        assert (state.balance, state.refund_nonce) == (0, 2)
 
 
 async def test_case_38_a_refund_whose_claim_fails_returns_nothing(devnet: Devnet) -> None:
