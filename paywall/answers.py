@@ -26,6 +26,8 @@ _FOR_SHARED_CACHES: Final = (b"surrogate-control", b"edge-control", b"x-accel-ex
 _SHARING: Final = frozenset((b"access-control-expose-headers", *_FOR_SHARED_CACHES))
 EXPOSED: Final = f"{PAYMENT_REQUIRED}, {PAYMENT_RESPONSE}".encode()
 _PRIVATE: Final = ((b"cache-control", b"private"), (b"access-control-expose-headers", EXPOSED))
+CLIENT_GONE: Final = 499
+"""The status that nginx logs for a request whose client did not wait. No client sees it."""
 _NONE: Final[Mapping[str, object]] = {}
 _HOW: Final = (
     "Send the payment in a PAYMENT-SIGNATURE header (x402 version 2), made from the terms in the "
@@ -133,6 +135,11 @@ async def send_unavailable(scope: Scope, send: Send) -> None:
     }
     retry = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
     await send_json(scope, send, 503, body, [retry])
+
+
+async def send_gone(scope: Scope, send: Send) -> None:
+    """To nobody: for middleware in between, to which an app that sends nothing has failed."""
+    await _send_whole(scope, send, CLIENT_GONE, b"", [])
 
 
 async def send_repeated(send: Send, answer: Answer, receipt: str) -> None:

@@ -7,6 +7,7 @@ the stream ends. Whoever wants to end it takes the admission out of `_open`; the
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paywall.answers import (
     paid_headers,
     refusal_headers,
+    send_gone,
     send_json,
     send_unavailable,
     unforged,
@@ -224,6 +226,8 @@ class Exchange:
         elif is_gone:
             receipt = await finish(self._release())
             self._muted = True  # whoever says that it is gone and still listens gets nothing
+            with suppress(OSError):  # as some servers have it
+                await send_gone(self._scope, self._send)
         elif self._metered and body is None:
             assert self._open is not None
             receipt = self._gate.ceiling_receipt(self._open)

@@ -559,7 +559,7 @@ async def test_case_10_a_client_that_hangs_up_before_the_answer_pays_nothing(hou
 
     house._app = app
     await house.ask(house.alice.pay(), client=client)
-    assert (house.earned, house.slips(), client.answer.messages) == (0, [], [])
+    assert (house.earned, house.slips(), client.answer.body) == (0, [], b"")
 
 
 async def test_settled_first_a_handler_that_fails_is_tried_again_for_the_same_payment() -> None:

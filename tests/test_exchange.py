@@ -37,6 +37,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paywall.answers import CLIENT_GONE
 from paywall.asgi import Paywall, payment_of
 from paywall.kinds import upto
 from paywall.protocol.limits import REQUEST_DELAY_SHARE
@@ -475,7 +476,33 @@ async def test_case_10_hanging_up_on_a_handler_that_never_listens_costs_nothing(
 
     wall = provider(app, prices)
     await _connected(wall, client)
-    assert client.answer.messages == [], "whoever is gone gets nothing"
+    assert (client.answer.status, client.answer.body) == (CLIENT_GONE, b""), "nothing is given away"
+    assert await charged(wall) == 0
+
+
+async def test_case_10_middleware_in_between_does_not_fail_when_a_client_hangs_up() -> None:
+    client = Client()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        client.hang_up()
+        await asyncio.sleep(0.01)
+        await answering()(scope, receive, send)
+
+    wall = provider(app)
+    await _connected(_Passing(wall), client)
+    assert (client.answer.status, client.answer.body) == (CLIENT_GONE, b"")
+    assert await charged(wall) == 0
+
+
+async def test_case_10_a_server_may_raise_when_somebody_writes_to_who_is_gone() -> None:
+    class Gone(Client):
+        async def send(self, message: Message) -> None:
+            raise OSError("disconnected")
+
+    client = Gone()
+    client.hang_up()
+    wall = provider(answering())
+    await _connected(wall, client)
     assert await charged(wall) == 0
 
 
@@ -492,7 +519,7 @@ async def test_case_10_hanging_up_on_a_handler_that_listens_costs_nothing() -> N
     wall = provider(app)
     await _connected(wall, client)
     assert heard == ["http.request", "http.disconnect"]
-    assert client.answer.messages == []
+    assert (client.answer.status, client.answer.body) == (CLIENT_GONE, b"")
     assert await charged(wall) == 0
 
 
