@@ -118,7 +118,9 @@ class Listener:
     async def hung_up(self) -> bool:
         """Whether the server has said so already, or says so when asked this instant."""
         if cycle := self._cycle:
-            if not _is_over(cycle) and self._is_late():
+            late = self._is_late()
+            await asyncio.sleep(0)
+            if late and not _is_over(cycle):
                 cycle.flow.resume_reading()
                 for _ in range(_TURNS):  # so that the server hears what has arrived meanwhile
                     await asyncio.sleep(0)

@@ -95,7 +95,8 @@ def test_case_10_a_hang_up_is_heard_by_asking(http: Http, reads: bool) -> None:
             assert asked.wait(10)
         assert gone.wait(10)
     asked_first = ["http.request", "False"] if reads else ["False"]
-    assert heard == [*asked_first, "http.disconnect", "http.disconnect"]
+    assert heard[: len(asked_first)] == asked_first
+    assert heard[-1] == "http.disconnect"  # what it had sent before may still be heard first
 
 
 GET = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"
