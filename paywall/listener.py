@@ -6,10 +6,11 @@ listens itself. A task costs a tenth of a paid request. Of uvicorn the request's
 so that is asked, and the app listens to uvicorn alone. Of a server that is not known nobody can say
 that, nor of what else stands in between.
 
-What has arrived while the app kept the processor is heard when the event loop has turned twice: in
-the first turn it is found, in the second one read. An app that answers at once is not made to wait
-for that: who hangs up in that moment is like who hangs up a moment later. uvicorn does not read on
-behind an upload that nobody takes, nor behind a second request; then it is told to, once.
+Before an answer leaves, the event loop turns once: so the answers of all who are served then leave
+together, which is fair to each connection and cheaper than to write between two pieces of work.
+What has arrived while the app kept the processor is found in one turn and read in the next, so a
+late answer waits for both. uvicorn does not read on behind an upload that nobody takes, nor behind
+a second request; then it is told to, once.
 """
 
 import asyncio
