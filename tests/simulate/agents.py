@@ -58,6 +58,11 @@ BACK_OFF_SECONDS: Final = {
 """How long an agent waits after what it cannot help."""
 
 
+FINISHED_AFTER_SECONDS: Final = (30.0, 150.0, 450.0)
+"""Who withdraws looks again: a reorganisation may drop the end of a withdrawal, and then nobody is
+served in a channel that is half withdrawn."""
+
+
 class Agent:
     """One payer with one key; `total` is its budget in units."""
 
@@ -219,7 +224,9 @@ class Agent:
         self.chain.send(begun)
 
         def finish() -> None:
-            self.oracle.note(channel_id, "withdrawal ends")
-            self.chain.send(self.chain.sign(lambda c: c.end_withdrawal(config)))
+            if contract.pair("withdrawal", channel_id)[1]:
+                self.oracle.note(channel_id, "withdrawal ends")
+                self.chain.send(self.chain.sign(lambda c: c.end_withdrawal(config)))
 
-        self.loop.call_later(DELAY_SECONDS + 30.0, finish)
+        for seconds in FINISHED_AFTER_SECONDS:
+            self.loop.call_later(DELAY_SECONDS + seconds, finish)

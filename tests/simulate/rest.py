@@ -10,7 +10,7 @@ from paywall.chain.claimer import claim, settle
 from paywall.protocol.channel import Channel
 from paywall.protocol.claims import Terms
 from paywall.protocol.limits import REFUND_HOLD_SECONDS
-from simulate.agents import Agent
+from simulate.agents import FINISHED_AFTER_SECONDS, Agent
 from simulate.chain import EPOCH
 from simulate.contract import ASSET, NETWORK
 from simulate.links import ChainLink
@@ -72,7 +72,8 @@ class Rest:
 
         expired: what a worker took while the store's clock was ahead, when the true time is there.
         """
-        ends = [agent.withdrawn_at + DELAY_SECONDS for agent in self._world.agents]
+        longest = DELAY_SECONDS + FINISHED_AFTER_SECONDS[-1]
+        ends = [agent.withdrawn_at + longest for agent in self._world.agents]
         ahead = max(shop.ahead_seconds for shop in self._world.shops)
         left = max(0.0, *(end - self._loop.time() for end in ends))
         return 100.0 + max(REFUND_HOLD_SECONDS + ahead, left)
