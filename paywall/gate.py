@@ -166,8 +166,8 @@ class Gate:
         """Lets a paid request in, makes the refund that is asked for, or answers once more.
 
         `resource` is what is asked for; a payment's id is good for it alone. `route` is the name
-        under which the ledger has it. Raises Refused or
-        Unavailable; then nothing is held and nothing charged.
+        under which the ledger has it. Raises Refused or Unavailable; then nothing is held and
+        nothing charged.
         """
         payload = decode_payment(header)
         extension = payload.extensions.get(once.EXTENSION) if payload.extensions else None
@@ -307,21 +307,27 @@ class Gate:
     async def _reserve(
         self, payment: VoucherPayment, price: int, request: str, ticket: Ticket | None
     ) -> Standing:
+        """Once, and once more when a new reading of the chain may mend what stood in the way."""
         channel_id, voucher = payment.channel_id, payment.voucher
-        try:
-            return await self.store.reserve(channel_id, voucher, price, request, ticket)
-        except (Unavailable, asyncio.CancelledError):
-            self._chores.behind(self._clear(channel_id, request, ticket))
-            raise
-        except (NeedsChain, RefusedByChannel) as obstacle:
+        is_read = False
+        while True:
+            try:
+                return await self.store.reserve(channel_id, voucher, price, request, ticket)
+            except (Unavailable, asyncio.CancelledError):
+                self._chores.behind(self._clear(channel_id, request, ticket))
+                raise
+            except NeedsChain as error:
+                if is_read:
+                    raise ChainUnavailable(
+                        "the chain's last word on this channel is too old"
+                    ) from error
+                obstacle: NeedsChain | RefusedByChannel = error
+            except RefusedByChannel as refusal:
+                if is_read:
+                    raise
+                obstacle = refusal
             await self._ask_chain(obstacle, payment, price)
-        try:
-            return await self.store.reserve(channel_id, voucher, price, request, ticket)
-        except (Unavailable, asyncio.CancelledError):
-            self._chores.behind(self._clear(channel_id, request, ticket))
-            raise
-        except NeedsChain as error:
-            raise ChainUnavailable("the chain's last word on this channel is too old") from error
+            is_read = True
 
     async def _ask_chain(
         self, obstacle: NeedsChain | RefusedByChannel, payment: VoucherPayment, price: int
