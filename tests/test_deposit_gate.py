@@ -595,15 +595,21 @@ async def test_case_36_the_exposure_is_bounded_over_all_workers(house: House) ->
     assert await exposed(gates[1]) == (0, 0)
 
 
+async def trusted_in_vain(house: House) -> tuple[Gate, Admission]:
+    """A request that runs for a deposit which has failed meanwhile."""
+    gate = await instant(house)
+    failed = hold_deposits(house)
+    house.ledger.faults["deposit"] = Refused(Reason.PAYER_BALANCE)
+    admission = await admit(gate, house.agent().fill(PRICE))
+    failed.set()
+    await closed(gate)
+    return gate, admission
+
+
 async def test_a_deposit_that_fails_before_the_answer_withholds_it_and_costs_nothing(
     house: House,
 ) -> None:
-    gate, agent = await instant(house), house.agent()
-    failed = hold_deposits(house)
-    house.ledger.faults["deposit"] = Refused(Reason.PAYER_BALANCE)
-    admission = await admit(gate, agent.fill(PRICE))
-    failed.set()
-    await closed(gate)
+    gate, admission = await trusted_in_vain(house)
     assert await exposed(gate) == (PRICE, 0), "its request still runs"
     assert await reason_of(gate.charge(admission, PRICE)) is Reason.DEPOSIT_FAILED
     await gate._deposits.review()
@@ -615,12 +621,7 @@ async def test_a_deposit_that_fails_before_the_answer_withholds_it_and_costs_not
 async def test_case_39_a_dead_workers_request_is_fenced_before_its_books_are_closed(
     house: House,
 ) -> None:
-    gate, agent = await instant(house), house.agent()
-    failed = hold_deposits(house)
-    house.ledger.faults["deposit"] = Refused(Reason.PAYER_BALANCE)
-    admission = await admit(gate, agent.fill(PRICE))
-    failed.set()
-    await closed(gate)
+    gate, admission = await trusted_in_vain(house)
     house.clock.now += HOLD_SECONDS + 1
     await gate._deposits.review()
     assert await exposed(gate) == (0, 0)
@@ -651,12 +652,7 @@ async def test_what_is_lost_rings_and_stays_counted(house: House) -> None:
 async def test_a_metered_answer_that_is_out_is_charged_although_its_deposit_failed(
     house: House,
 ) -> None:
-    gate, agent = await instant(house), house.agent()
-    failed = hold_deposits(house)
-    house.ledger.faults["deposit"] = Refused(Reason.PAYER_BALANCE)
-    admission = await admit(gate, agent.fill(PRICE))
-    failed.set()
-    await closed(gate)
+    gate, admission = await trusted_in_vain(house)
     await gate.charge(admission, PRICE // 2, is_out=True)
     await gate._deposits.review()
     assert await exposed(gate) == (0, PRICE // 2)
