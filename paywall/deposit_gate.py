@@ -60,7 +60,6 @@ Funding = asyncio.Task[Mined | None]
 @dataclass(frozen=True, slots=True)
 class DepositRules:
     """How an owner takes deposits. `instant_up_to` is what may be served, in all and in atomic
-
     units, before the deposits that pay for it are mined; zero waits for every deposit.
     """
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import private_headers, unforged
 from paywall.exchange import Payment, with_payment
-from paywall.protocol.money import ZERO_ADDRESS, Address, Asset
+from paywall.protocol.money import Address, Asset
 from paywall.receipts import FreeAdmission
 
 GiveBack = Callable[[], Coroutine[Any, Any, None]]
@@ -34,8 +34,8 @@ class FreeExchange:
         asset: Asset,
         scope: Scope,
         send: Send,
-        payer: Address = ZERO_ADDRESS,
-        give_back: GiveBack = nothing,
+        payer: Address,
+        give_back: GiveBack,
     ) -> None:
         self.payment: Final = Payment(FreeAdmission(price, payer), asset)
         self.payment.charge(0)

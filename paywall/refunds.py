@@ -135,7 +135,6 @@ class Refunds:
 
     async def _over(self, channel: Channel, chain: ChainState | None) -> None:
         """What was set aside then is no more, unless it may still be mined; nor is it where the
-
         store has lost the channel meanwhile: the payer's next voucher brings it back as the chain
         has it.
         """

@@ -20,14 +20,15 @@ from paywall import notices
 from paywall.answers import send_refund, send_repeated, send_unavailable
 from paywall.counts import FREE, QUOTED
 from paywall.crier import Crier
-from paywall.entrance import Entrance, without_token
+from paywall.entrance import Entrance, Leave, without_token
 from paywall.exchange import Exchange
-from paywall.free import FreeExchange
+from paywall.free import FreeExchange, nothing
 from paywall.gate import Gate
 from paywall.notices import News
 from paywall.old_payers import answering
 from paywall.protocol.errors import Reason, Refused, Unavailable
 from paywall.protocol.limits import MAX_HEADERS, MAX_PAYMENT_HEADER_BYTES
+from paywall.protocol.money import ZERO_ADDRESS
 from paywall.protocol.x402 import show_bytes
 from paywall.protocol.x402_v1 import upgraded_payment
 from paywall.quote import Quote
@@ -43,6 +44,8 @@ _SIGNATURE: Final = b"payment-signature"
 _V1: Final = b"x-payment"
 _PAYMENTS: Final = frozenset((_SIGNATURE, _V1))
 _ADMITTED: Final = (Admission, ExactAdmission)
+_ANYBODY: Final = Leave(ZERO_ADDRESS, nothing)
+"""Of whom the owner has let by: nobody is known, and nothing was counted."""
 
 Exempt = Callable[[Request], Awaitable[bool]]
 """The owner's own check: whether a request may pass without paying."""
@@ -75,14 +78,17 @@ class Till:
         if self._exempt:
             exempt, receive = await asked(self._exempt, scope, receive)
             if exempt:
-                return await self._free(tariff, scope, receive, sight)
+                return await self._free(tariff, scope, receive, sight, _ANYBODY)
         if tariff.terms:
             return await self._with_terms(quote, tariff, scope, receive, sight)
         await self._priced(quote, tariff, scope, receive, sight)
 
-    async def _free(self, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight) -> None:
+    async def _free(
+        self, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight, leave: Leave
+    ) -> None:
         sight.outcome = FREE
-        free = FreeExchange(tariff.units, self._gate.terms.asset, scope, sight)
+        asset = self._gate.terms.asset
+        free = FreeExchange(tariff.units, asset, scope, sight, leave.payer, leave.give_back)
         await free.run(self._app, receive)
 
     async def _with_terms(
@@ -101,10 +107,7 @@ class Till:
         scope = without_token(scope)
         if leave is None:
             return await self._priced(quote, tariff, scope, receive, sight)
-        sight.outcome = FREE
-        asset = self._gate.terms.asset
-        free = FreeExchange(tariff.units, asset, scope, sight, leave.payer, leave.give_back)
-        await free.run(self._app, receive)
+        await self._free(tariff, scope, receive, sight, leave)
 
     async def _priced(
         self, quote: Quote, tariff: Tariff, scope: Scope, receive: Receive, sight: Sight

@@ -148,7 +148,6 @@ class Wallet:
 
     def own_channel(self, origin: str, quote: PaymentRequired, lane: int) -> tuple[Intent, Account]:
         """The channel of ours with this number, as the provider's terms name it, whatever it asks
-
         for a request by now. Raises NoAcceptableOffer, or AgentError when there is none.
         """
         for intent in self._choice.channels(origin, quote):

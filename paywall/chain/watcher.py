@@ -167,7 +167,6 @@ class Watcher:
 
     async def _read_all(self, desk: Desk, since: int | None = None) -> None:
         """Reads every channel of this network with money in it, as far as its last reading is of
-
         the block `since` or later.
         """
         log.info("reading all channels on %s since block %s", self._chain.network, since or 0)

@@ -33,7 +33,6 @@ _NOTHING: Final = Takings()
 
 class View:
     """One store, looked at. `native_price` is what the network's coin costs in the token, for the
-
     fees; `assets` are tokens besides those that are known. `clock` gives Unix seconds.
     """
 

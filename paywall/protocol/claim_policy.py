@@ -93,7 +93,6 @@ class Costs:
 
 def is_worth_settling(amount: int, costs: Costs, terms: Terms | None, swept: bool) -> bool:
     """Whether to move what was claimed: nothing of it is at risk any more, so only its fee counts,
-
     and, when everything is swept, that it brings more than that.
     """
     if amount <= 0 or terms is None:

@@ -174,7 +174,6 @@ class Oracle:
 
     def count_goal(self, channel_id: bytes, asked: Asked) -> None:
         """One payment of a request is charged, and once. Only one that was refused, by a store that
-
         forgot, may come on top, before the payment that took its place or after it.
         """
         if not asked.goal:

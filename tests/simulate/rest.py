@@ -69,7 +69,6 @@ class Rest:
 
     def _until_quiet(self) -> float:
         """Until withdrawals have ended, and holds, leases and refunds that nobody finishes have
-
         expired: what a worker took while the store's clock was ahead, when the true time is there.
         """
         longest = DELAY_SECONDS + FINISHED_AFTER_SECONDS[-1]
@@ -130,7 +129,6 @@ class Rest:
 
     def _withdrawn(self, shop: Shop, channel: Channel) -> int:
         """What a payer has withdrawn before it was claimed. That may be where a lease lasted too
-
         long, as `paywall.stores.leases` says: its worker died, and the store's clock stepped back.
         """
         balance, _ = self._chain.contract.pair("channel", channel.channel_id)

@@ -163,7 +163,6 @@ class Shop:
     @property
     def patience_seconds(self) -> float:
         """After how long everything is claimed. A lease that was taken while the store's clock was
-
         ahead, by a worker that died, ends when the true time comes there.
         """
         return self.ahead_seconds + self.policy.max_age_seconds
