@@ -3,6 +3,8 @@
 What our books count already needs no proof. More needs one: a signature that our books do not know
 (somebody else has this key, or the state was lost), or one of ours for a payment that was released.
 Never one that was refused for the same request: that would be a second price for one answer.
+A provider that keeps a window names our highest total where a lower one is not new to it. So much
+of that is adopted as is explained; what we sign next is new to it anyway, and higher by a unit.
 What a channel is said to hold needs none where it is less than was thought: then a deposit is due,
 and those the policy bounds.
 
@@ -66,8 +68,9 @@ class Corrections:
             before = self._state.account(intent.channel_id) or unknown
             too_little = refusal.error == Reason.EXCEEDS_BALANCE.code
             presented = _in_vain(promise, balance) if too_little else None
-            if _explained(before, total, proof, refused):
-                after = _adopted(before, total, proof, balance, presented)
+            believed = _believed(before, total, proof, refused, intent.in_flight > 1)
+            if believed is not None:
+                after = _adopted(before, believed, proof, balance, presented)
             elif too_little and balance < before.balance:
                 after = replace(without(before, presented), balance=balance)
             else:
@@ -122,12 +125,18 @@ def _in_vain(promise: Promise | None, balance: int) -> PendingDeposit | None:
     return deposit
 
 
-def _explained(account: Account, total: int, proof: int, refused: int) -> bool:
-    """Whether a provider's total follows from our own signatures."""
+def _believed(
+    account: Account, total: int, proof: int, refused: int, keeps_window: bool
+) -> int | None:
+    """How much of a provider's total follows from our own signatures; None where it is no use."""
     if total <= account.spent:
-        return True
+        return total
+    if total > proof:
+        return None
     known = account.spent + max(0, account.doubtful - refused)
-    return total <= proof and (proof > account.signed or total <= known)
+    if proof > account.signed or total <= known:
+        return total
+    return known if keeps_window and total == proof else None
 
 
 def _total(state: batch.ChannelStateWire) -> int:
