@@ -9,25 +9,31 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Cell:
-    """One thing that was measured: a figure per round, and `milliseconds` of every request."""
+    """One thing that was measured: a figure per round; `milliseconds` of all requests of each."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     cpu_seconds: dict[str, list[float]] = field(default_factory=dict)
-    milliseconds: list[float] = field(default_factory=list)
+    milliseconds: list[list[float]] = field(default_factory=list)
     more: dict[str, float] = field(default_factory=dict)
 
     @property
     def requests_per_second(self) -> float:
         return median(n / s for n, s in zip(self.requests, self.seconds, strict=True))
+
+    @property
+    def percentiles(self) -> dict[str, float]:
+        """Of a request's latency in milliseconds, as `percentiles` names them."""
+        rounds = [percentiles(taken) for taken in self.milliseconds]
+        return {name: round(median(one[name] for one in rounds), 3) for name in rounds[0]}
 
     @property
     def cpu_us(self) -> dict[str, float]:
@@ -43,6 +49,11 @@ class Cell:
             "cpu_us_per_request": {who: round(us, 1) for who, us in self.cpu_us.items()},
             **{name: round(value, 3) for name, value in self.more.items()},
         }
+
+
+def percentiles(milliseconds: list[float]) -> dict[str, float]:
+    cuts = quantiles(milliseconds, n=1000, method="inclusive")
+    return {"p50": cuts[499], "p99": cuts[989], "p999": cuts[998]}
 
 
 Clock = Callable[[], float]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
 from typing import Final
 
 import msgspec
@@ -116,7 +115,7 @@ class Contest:
         cell.requests.append(sent)
         for who, clock in contestant.clocks.items():
             cell.cpu_seconds.setdefault(who, []).append(clock() - before[who])
-        cell.milliseconds += result.milliseconds
+        cell.milliseconds.append(result.milliseconds)
 
     def rate(self, name: str, kind: str) -> float:
         return self.cells[name, kind].requests_per_second
@@ -173,8 +172,3 @@ KINDS: Final = {
     TRANSFERS: _transfers,
 }
 """What is asked of a server: (customers, requests, most connections) -> load."""
-
-
-def percentiles(milliseconds: list[float]) -> dict[str, float]:
-    cuts = quantiles(milliseconds, n=1000, method="inclusive")
-    return {name: round(cuts[at], 3) for name, at in (("p50", 499), ("p99", 989), ("p999", 998))}

@@ -26,7 +26,6 @@ from bench.contest import (
     TRANSFERS,
     UNPAID,
     Contest,
-    percentiles,
 )
 from bench.findings import Findings
 from bench.servers import Arena
@@ -81,7 +80,8 @@ def paid_requests(found: Findings, requests: int, rounds: int) -> None:
             if not _SAID.is_terminal and number % len(_CELLS) == 0:
                 _SAID.print(f"{number} of {len(turns)} rounds of requests, next {name}: {kind}")
             contest.round(name, kind)
-        _latencies(contest, requests // 4)
+        for _ in track(range(rounds), "latencies", console=_SAID):
+            _latencies(contest, requests // 4)
     found.cells += contest.cells.values()
     _ratios(found, contest)
     _added(found, contest)
@@ -164,7 +164,7 @@ def _added(found: Findings, contest: Contest) -> None:
     for name, kinds in _LATENCIES.items():
         for connections, kind in kinds.items():
             cell = contest.cells[name, f"{kind}{IN_TURN}{connections}"]
-            table.setdefault(name, {})[str(connections)] = percentiles(cell.milliseconds)
+            table.setdefault(name, {})[str(connections)] = cell.percentiles
     found.figures["latency_ms"] = table
     bare, ours, theirs = (table[name]["1"] for name in (BARE, REDIS, PYTHON))
     added = {name: round(ours[name] - bare[name], 3) for name in bare}

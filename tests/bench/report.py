@@ -7,7 +7,6 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench.contest import percentiles
 from bench.findings import Findings
 
 LATEST: Final = Path(".bench/latest.json")
@@ -39,7 +38,7 @@ def _cells(found: Findings) -> Table:
     for name in ("requests/s", "worker µs", "redis µs", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for cell in found.cells:
-        times = percentiles(cell.milliseconds) if cell.milliseconds else {}
+        times = cell.percentiles if cell.milliseconds else {}
         table.add_row(
             cell.name,
             f"{cell.requests_per_second:,.0f}",
