@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from paywall.protocol.eip712 import keccak
-from paywall.stores.slips import Slips, change
+from paywall.stores import Slips
+from paywall.stores.slips import change
 
 PERIOD_SECONDS: Final = 600
 KEPT_SECONDS: Final = 25 * 3600

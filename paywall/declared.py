@@ -12,7 +12,7 @@ from importlib import import_module
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
-from paywall.prices import Declared
+from paywall.prices import Declared, patterns
 from paywall.routes import price_at
 
 
@@ -38,14 +38,6 @@ def _read(routes: Sequence[BaseRoute], prefix: str) -> Iterator[Declared]:
         elif isinstance(route, Mount):
             inner = list(_read(route.routes or [], prefix + route.path))
             yield from inner or [Declared(f"{prefix}{route.path}/*", None)]
-
-
-def patterns(methods: set[str] | None, path: str) -> list[str]:
-    """A route as it is written in a price table."""
-    if methods is None:
-        return [path]
-    priced = methods - {"OPTIONS"} - ({"HEAD"} if "GET" in methods else set())
-    return [f"{method} {path}" for method in sorted(priced)]
 
 
 def _by_fastapi(route: BaseRoute, prefix: str) -> list[Declared]:

@@ -8,8 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.routing import BaseRoute
 
-from paywall.declared import patterns
-from paywall.prices import Declared, Price
+from paywall.prices import Declared, Price, patterns
 from paywall.protocol.errors import ConfigurationError
 from paywall.routes import Charge
 

@@ -28,8 +28,8 @@ from paywall.protocol.errors import ConfigurationError, Reason, Refused, Unavail
 from paywall.protocol.limits import DAY_SECONDS, SIGN_IN_REMEMBERED_SECONDS
 from paywall.protocol.money import Address
 from paywall.protocol.passbook import TOKEN_BYTES, Passbook, key_of
-from paywall.stores import Store
-from paywall.stores.slips import Slips, slips_of
+from paywall.stores import Slips, Store
+from paywall.stores.slips import slips_of
 from paywall.tariff import Tariff
 
 log = logging.getLogger("paywall")

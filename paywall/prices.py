@@ -139,6 +139,14 @@ class PriceTable:
         return None
 
 
+def patterns(methods: set[str] | None, path: str) -> list[str]:
+    """A route as it is written in a price table."""
+    if methods is None:
+        return [path]
+    priced = methods - {"OPTIONS"} - ({"HEAD"} if "GET" in methods else set())
+    return [f"{method} {path}" for method in sorted(priced)]
+
+
 def _declared_rules(declared: Sequence[Declared], otherwise: Price) -> list[Rule]:
     """Routes without a price stand here too: one of them may come before one that has a price."""
     rules = []

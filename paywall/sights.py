@@ -20,7 +20,7 @@ from paywall import counts, notices
 from paywall.counts import FAILED, REFUSED, SERVED, UNAVAILABLE, Counts, RouteCounts
 from paywall.notices import News
 from paywall.protocol.errors import Reason, StoreUnavailable
-from paywall.stores.slips import Slips
+from paywall.stores import Slips
 
 log = logging.getLogger("paywall")
 

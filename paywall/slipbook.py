@@ -18,8 +18,8 @@ from paywall.protocol.errors import HoldLost, Unavailable
 from paywall.protocol.limits import SLIP_MARGIN_SECONDS
 from paywall.protocol.slip import Slip
 from paywall.receipts import ExactAdmission
-from paywall.stores import Store
-from paywall.stores.slips import Found, slips_of
+from paywall.stores import Found, Store
+from paywall.stores.slips import slips_of
 
 log = logging.getLogger("paywall.gate")
 

@@ -16,8 +16,9 @@ from paywall.counts import BOUNDS_US, Counts, RouteCounts, quantile_us
 from paywall.notices import Charged, Deposited, Notice, Refused
 from paywall.protocol.errors import Reason, StoreUnavailable
 from paywall.sights import Sights
+from paywall.stores import Slips
 from paywall.stores.memory import MemoryStore
-from paywall.stores.slips import Slips, slips_of
+from paywall.stores.slips import slips_of
 
 NEWS = provider(answering(200)).news
 

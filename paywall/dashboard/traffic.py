@@ -9,7 +9,7 @@ from typing import Final
 
 from paywall import counts
 from paywall.counts import KEPT_SECONDS, PERIOD_SECONDS, Counts
-from paywall.stores.slips import Slips
+from paywall.stores import Slips
 
 PERIODS: Final = 24 * 3600 // PERIOD_SECONDS
 assert PERIODS * PERIOD_SECONDS < KEPT_SECONDS, "what is shown is kept"

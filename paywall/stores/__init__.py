@@ -139,6 +139,32 @@ class Store(Protocol):
 
 
 _REDIS: Final = ("paywall.stores.redis", "RedisStore")
+Found = tuple[bytes | None, int]
+"""What a slip is, and the store's time in ms."""
+
+
+class Slips(Protocol):
+    """The verbs of the small records beside channels: see `paywall.stores.slips`.
+
+    Both are safe to repeat with the same arguments.
+    """
+
+    async def read(self, key: bytes) -> Found: ...
+
+    async def swap(
+        self,
+        key: bytes,
+        before: bytes | None,
+        after: bytes | None,
+        ttl_ms: int,
+        line: bytes = b"",
+    ) -> Found:
+        """Writes `after` (None: drops it) if `before` is there; returns what is there now.
+
+        With it, and only then, `line` goes into the ledger.
+        """
+
+
 _STORES: Final = {
     "memory": ("paywall.stores.memory", "MemoryStore"),
     "sqlite": ("paywall.stores.sqlite", "SqliteStore"),

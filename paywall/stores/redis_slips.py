@@ -8,10 +8,9 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final, cast
 
-from paywall.stores import Store
+from paywall.stores import Found, Slips, Store
 from paywall.stores.redis import RedisStore
 from paywall.stores.redis_scripts import make, prelude, whole_text
-from paywall.stores.slips import Found, Slips
 
 _SCRIPT: Final = replace(make("slip", whole_text("slip", prelude())), writes=True)
 

@@ -7,37 +7,14 @@ The store's own clock is told with every answer, for deadlines are measured by i
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Protocol
 
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.once import Entry, live
-from paywall.stores import Store
+from paywall.stores import Found, Slips, Store
 from paywall.stores.rules import RuleStore, Slot
 
 _NAME = "slip"
 """A slip is kept as an entry, under a name that is too short for a payment's id."""
-
-Found = tuple[bytes | None, int]
-"""What is there, and the store's time in ms."""
-
-
-class Slips(Protocol):
-    """The verbs. Both are safe to repeat with the same arguments."""
-
-    async def read(self, key: bytes) -> Found: ...
-
-    async def swap(
-        self,
-        key: bytes,
-        before: bytes | None,
-        after: bytes | None,
-        ttl_ms: int,
-        line: bytes = b"",
-    ) -> Found:
-        """Writes `after` (None: drops it) if `before` is there; returns what is there now.
-
-        With it, and only then, `line` goes into the ledger.
-        """
 
 
 async def change(

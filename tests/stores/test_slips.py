@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.stores import STORES, Time
 
-from paywall.stores import Store
-from paywall.stores.slips import Slips, slips_of
+from paywall.stores import Slips, Store
+from paywall.stores.slips import slips_of
 
 TTL_MS = 60_000
 
