@@ -43,8 +43,17 @@ ANSWER_SECONDS: Final = 3600
 """So long that the audit finds what is remembered of the first payment too."""
 REQUESTS_PER_KILL: Final = 6_000
 QUIET_SECONDS: Final = 30
-BENIGN: Final = ("got", "500", "hung up", "lost", "ReadError", "RemoteProtocolError")
-"""What may become of a call while connections are cut and workers killed."""
+BENIGN: Final = (
+    "got",
+    "500",
+    "hung up",
+    "lost",
+    "ConnectError",
+    "ReadError",
+    "RemoteProtocolError",
+)
+"""What may become of a call while connections are cut and workers killed: a worker that dies
+refuses who was connecting to it."""
 
 
 @dataclass(frozen=True)
