@@ -147,6 +147,38 @@ async def test_case_41_a_demoted_master_is_named_and_outlasted(server: RedisServ
         assert (await waiting).held == 5
 
 
+REFUSING_WRITES = {
+    "demoted": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    "without its replicas": (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
+}
+
+
+@pytest.mark.parametrize("state", REFUSING_WRITES)
+async def test_case_41_who_is_served_meanwhile_is_charged_and_let_go_afterwards(
+    server: RedisServer, state: str
+) -> None:
+    begin, end = REFUSING_WRITES[state]
+    async with store_at(f"{server.url}?timeout=8") as store:
+        channel_id = await open_channel(store)
+        for total in (5, 10, 15):
+            await store.reserve(channel_id, voucher(total), 5, f"request-{total}")
+        server.command(*begin)
+        verbs = asyncio.gather(
+            store.charge(channel_id, "request-5", 5),
+            store.release(channel_id, "request-10"),
+            store.renew([(channel_id, "request-15")]),
+        )
+        await asyncio.sleep(0.3)
+        assert not verbs.done()
+        server.command(*end)
+        await verbs
+        record = await record_of(store, channel_id)
+        assert (record.charged, [*record.holds]) == (5, ["request-15"])
+
+
 async def test_case_41_a_server_kept_busy_by_a_script_is_waited_for(
     server: RedisServer, store: Store
 ) -> None:

@@ -101,8 +101,8 @@ local function save(key, r)
 end
 
 -- A record of before this version, as it would be written now. LLEN fails as Redis does for a key of
--- another type: it is somebody else's.
-local function converted(key, text)
+-- another type: it is somebody else's. A server that will not be written to says so once more.
+local function converted(key, text, command)
   local r = {}
   if type(text) == 'string' then
     local names, at = {'b', 'k', 'c', 'v', 'f', 'n', 'hp', 'hn', 'he', 'wa', 'wt', 'dl', 'rd', 'rn', 'bl', 'u',
@@ -115,6 +115,7 @@ local function converted(key, text)
     r.w, r.d, r.tail = string.match(text, '^\n([^\n]*)\n([^\n]*)\n(.*)$', at)
     if not r.tail then redis.call('LLEN', key) end
   else
+    if not string.find(text.err, 'WRONGTYPE', 1, true) then redis.call(command, key) end
     local flat = redis.call('HGETALL', key)
     for at = 1, #flat, 2 do
       r[flat[at]] = flat[at + 1]
@@ -135,7 +136,7 @@ local HEAD = '^\2(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)\n((%S+) (%S+) %
 local function load(key, command)
   local text = redis.pcall(command or 'GET', key)
   if not text then return nil end
-  if type(text) ~= 'string' or string.byte(text) == 1 then text = converted(key, text) end
+  if type(text) ~= 'string' or string.byte(text) == 1 then text = converted(key, text, command) end
   local c, hp, hn, he, v, f, n, u, chain, b, k, dl, rare, at = string.match(text, HEAD)
   local h_end = at and string.find(text, '\n', at, true)
   local w_end = h_end and string.find(text, '\n', h_end + 1, true)
