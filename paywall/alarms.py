@@ -57,6 +57,12 @@ class DepositLost(Alarm):
     """A request was served before its deposit was mined, and the deposit has failed."""
 
 
+class DepositsUsedUp(Alarm):
+    """New payers are turned away: deposits of who bought little have used up what all may make."""
+
+    level = logging.WARNING
+
+
 class TransactionStuck(Alarm):
     """A transaction was sent and is not mined in time."""
 
@@ -115,13 +121,13 @@ class Board:
         """Tells it, unless it stands already."""
         if (kind, subject) not in self._standing:
             self._standing[kind, subject] = text
-            self._tell(kind(subject, text))
+            self.tell(kind(subject, text))
 
     def lift(self, kind: type[Alarm], subject: str) -> None:
         """Tells that it is over, if it stood."""
         text = self._standing.pop((kind, subject), None)
         if text is not None:
-            self._tell(kind(subject, text, over=True))
+            self.tell(kind(subject, text, over=True))
 
     def lift_all_but(self, kind: type[Alarm], subjects: set[str]) -> None:
         """For alarms that are found anew each time."""
@@ -129,7 +135,8 @@ class Board:
             if standing is kind and subject not in subjects:
                 self.lift(kind, subject)
 
-    def _tell(self, alarm: Alarm) -> None:
+    def tell(self, alarm: Alarm) -> None:
+        """For a change that somebody else keeps: which alarm stands for all workers of a store."""
         level = logging.INFO if alarm.over else alarm.level
         name = type(alarm).__name__
         log.log(level, "%s%s: %s", "over: " if alarm.over else "", name, alarm.text)

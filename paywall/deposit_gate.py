@@ -21,6 +21,7 @@ from paywall.alarms import Board, Listener, to_log
 from paywall.chain import Chain, Mined
 from paywall.chain.own import FeeTooHigh
 from paywall.chores import Chores
+from paywall.crowd import Crowd
 from paywall.deposit_turns import Turns
 from paywall.instant import Instant
 from paywall.mirror import PAUSES_SECONDS, Mirror
@@ -45,7 +46,7 @@ from paywall.protocol.errors import (
     Unavailable,
 )
 from paywall.protocol.once import AnsweredBefore, Ticket
-from paywall.protocol.payers import PayerLimits
+from paywall.protocol.payers import Errand, PayerLimits
 from paywall.protocol.schemes.batch import BatchTerms, Deposit, DepositPayment, VoucherPayment
 from paywall.stores import Store
 
@@ -104,11 +105,12 @@ class Deposits:
         self._reserve = reserve
         self._clock = clock
         self._turns = Turns(store)
+        board, network = Board(how.alarms), terms.asset.network
+        self._crowd = Crowd(how.limits, network, store, board)
         worth = max(1, terms.min_deposit // 2)
-        self.payers = Payers(how.limits, worth, terms.asset.network, store)
+        self.payers = Payers(how.limits, worth, network, store, self._crowd)
         self._instant: Instant | None = None
         if how.instant_up_to:
-            board = Board(how.alarms)
             up_to, asset = how.instant_up_to, terms.asset
             self._instant = Instant(up_to, asset, store, chain, mirror, board, clock)
 
@@ -127,7 +129,10 @@ class Deposits:
         return await self._turns.over(channel_id)
 
     async def review(self) -> None:
-        """Looks after what was served on trust and never closed. Raises Unavailable."""
+        """Looks after what was served on trust and never closed, and whether newcomers are still
+        turned away. Raises Unavailable.
+        """
+        await self._crowd.review()
         if self._instant:
             await self._instant.review()
 
@@ -162,11 +167,11 @@ class Deposits:
         known = await self._store.channel(voucher.channel_id)
         chain = await self._rehearse(known, payment, price)
         charged = known.charged if known else 0
-        counts = await self.payers.deposits(voucher.config.payer, voucher.channel_id, charged)
+        errand = await self.payers.deposits(voucher.config.payer, voucher.channel_id, charged)
         if self._instant and await self._instant.book(payment, price, chain):
             await self._on_trust(self._instant, payment, price, ticket, admitted)
             return
-        mined = await self._make(payment, price, counts)
+        mined = await self._make(payment, price, errand)
         request = token_hex(8)
         standing = await self._reserve(voucher, price, request, ticket)
         admitted.set_result(Filled(request, standing, mined.transaction if mined else b""))
@@ -198,11 +203,11 @@ class Deposits:
         return chain
 
     async def _make(
-        self, payment: DepositPayment, price: int, counts: bool = False
+        self, payment: DepositPayment, price: int, errand: Errand | None = None
     ) -> Mined | None:
-        """Puts a deposit on chain and records it; `counts` when it is one of the crowd's."""
+        """Puts a deposit on chain and records it. Without an `errand` it stays counted."""
         voucher = payment.payment
-        mined = await self._put(payment.deposit, counts)
+        mined = await self._put(payment.deposit, errand)
         self._mirror.strangers.present(voucher.channel_id)
         evidence = voucher.voucher.amount - price
         # Also one that was there already: a payer sends it again when no answer has told of it.
@@ -210,7 +215,7 @@ class Deposits:
         await self._mirror.observe(voucher, evidence, block, deposited)
         return mined
 
-    async def _put(self, deposit: Deposit, counts: bool) -> Mined | None:
+    async def _put(self, deposit: Deposit, errand: Errand | None) -> Mined | None:
         """Strangers without funds must not use up what all payers have: see `paywall.payers`."""
         mined, is_free = None, False
         try:
@@ -220,9 +225,9 @@ class Deposits:
             is_free = not _has_left(error)
             raise
         finally:
-            if counts and is_free:
+            if errand and is_free:
                 with suppress(Unavailable):
-                    await self.payers.leave_crowd()
+                    await self.payers.undo(errand)
         return mined
 
     async def _forsake(

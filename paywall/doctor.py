@@ -12,6 +12,7 @@ from typing import Final
 
 from paywall.chain.contract import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS
 from paywall.chain.rpc import Rpc, quantity
+from paywall.crowd import MEND, turned_away
 from paywall.finding import Finding, fail, ok, warn
 from paywall.keys import key_from_environment
 from paywall.protocol import eip712
@@ -44,7 +45,7 @@ async def examine(setup: Setup) -> list[Finding]:
     """All findings, part by part."""
     key, found = _key()
     found += _pay_to(setup, key)
-    found += await _guarded("store", lambda: _store(setup.store))
+    found += await _guarded("store", lambda: _store(setup.store, setup.asset.network))
     if setup.rpc is None:
         mend = "give --rpc, or set RPC_URL"
         return [*found, warn("chain", "no RPC was named, so the chain was not looked at", mend)]
@@ -111,7 +112,7 @@ def _pay_to(setup: Setup, key: Address | None) -> list[Finding]:
 # -- The store -----------------------------------------------------------------------------------
 
 
-async def _store(url: str) -> AsyncIterator[Finding]:
+async def _store(url: str, network: str) -> AsyncIterator[Finding]:
     store = open_store(url)
     scheme = url.partition(":")[0]
     began = time.perf_counter()
@@ -120,6 +121,8 @@ async def _store(url: str) -> AsyncIterator[Finding]:
         await store.note("doctor/none")
         milliseconds = (time.perf_counter() - began) * 1000
         yield ok("store", f"{scheme} opens and answers in {milliseconds:.0f} ms")
+        if sentence := await turned_away(store, network):
+            yield warn("deposits", sentence, MEND)
     finally:
         await store.close()
     if scheme == "memory":

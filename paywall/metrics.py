@@ -7,6 +7,7 @@ or `/metrics` of the dashboard, which has those of all workers, counted since it
 of the store. Amounts are in whole tokens, as floats: for graphs, not for books.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -45,7 +46,7 @@ class _Fixed(PrometheusCollector):
 def exposition(view: View) -> bytes:
     """The metrics of all workers and of the store, as Prometheus reads them."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed([*requests(view.traffic.since_start), *_sums(view)]))
+    registry.register(_Fixed([*requests(view.traffic.since_start), *_sums(view), _alarms(view)]))
     text: bytes = generate_latest(registry)
     return text
 
@@ -96,3 +97,14 @@ def _sums(view: View) -> Iterator[Metric]:
         gauges["remaining"].add_metric(name, held.remaining / unit)
         gauges["open"].add_metric(name, held.open)
     yield from gauges.values()
+
+
+def _alarms(view: View) -> Metric:
+    """By name: a subject may be any channel, and a label must not have so many values."""
+    standing = GaugeMetricFamily(
+        "paywall_alarms", "Alarms that stand.", labels=["network", "alarm"]
+    )
+    for network, alarms in view.alarms.items():
+        for name, count in sorted(Counter(name for name, _, _ in alarms).items()):
+            standing.add_metric([network, name], count)
+    return standing

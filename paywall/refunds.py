@@ -42,6 +42,7 @@ from paywall.protocol.errors import (
 )
 from paywall.protocol.limits import ANSWER_SECONDS
 from paywall.protocol.once import Ticket
+from paywall.protocol.payers import Errand
 from paywall.protocol.schemes.batch import RefundPayment, VoucherPayment
 from paywall.stores import Store
 from paywall.stores.slips import slips_of
@@ -87,18 +88,12 @@ class Refunds:
             return made
         await self._mirror.refresh(payment)
         before = await self._set_aside(wish)
-        try:
-            made = await self._made_before(payment, ticket)  # it may have ended a moment ago
-            if not made:
-                await self._payers.refunds(payment.config.payer, payment.channel_id, before.charged)
-        except BaseException:
+        found = await self._made_or_counted(payment, before, ticket)
+        if isinstance(found, Refunded):
             await self._over(before, None)
-            raise
-        if made:
-            await self._over(before, None)
-            return made
+            return found
         # In a task of its own: a payer that hangs up does not leave the refund unrecorded.
-        work = self._send(payment, before, ticket)
+        work = self._send(payment, before, found, ticket)
         key = b"refund" + payment.channel_id + _set_aside_of(before).request.encode()
         receipt = await self._chores.once(key, work)
         return Refunded(receipt, payment.channel_id)
@@ -110,17 +105,31 @@ class Refunds:
         except RefusedByChannel as refusal:
             raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
 
-    async def _send(self, payment: VoucherPayment, channel: Channel, ticket: Ticket | None) -> str:
+    async def _made_or_counted(
+        self, payment: VoucherPayment, channel: Channel, ticket: Ticket | None
+    ) -> Refunded | Errand:
+        """What the wish has brought, for it may have ended a moment ago, or what it counts as."""
+        try:
+            made = await self._made_before(payment, ticket)
+            payer, charged = payment.config.payer, channel.charged
+            return made or await self._payers.refunds(payer, payment.channel_id, charged)
+        except BaseException:
+            await self._over(channel, None)
+            raise
+
+    async def _send(
+        self, payment: VoucherPayment, channel: Channel, errand: Errand, ticket: Ticket | None
+    ) -> str:
         amount, request = _set_aside_of(channel).amount, _set_aside_of(channel).request
         try:
             mined = await self._chain.refund(channel, amount)
         except (Refused, OutOfGas, FeeTooHigh):  # nothing was sent
-            await self._over(channel, None)
+            await self._unsent(channel, errand)
             raise
         except Reverted as error:  # somebody moved the channel on chain meanwhile
             await self._look(channel, channel.chain.block)
             if not error.has_left:
-                await self._over(channel, None)
+                await self._unsent(channel, errand)
             raise ChainUnavailable(f"the refund was not made: {error}") from error
         chain = await self._mirror.read(payment.channel_id, mined.block)
         after = rules.end_refund(channel, request, chain)
@@ -129,6 +138,10 @@ class Refunds:
         await self._note(payment, ticket, receipt)
         await self._over(channel, chain)
         return receipt
+
+    async def _unsent(self, channel: Channel, errand: Errand) -> None:
+        await self._over(channel, None)
+        await self._payers.undo(errand)
 
     async def _look(self, channel: Channel, block: int) -> None:
         await self._over(channel, await self._mirror.read(channel.channel_id, block))

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from helpers.exact import Signer, shop
+from helpers.newcomers import turn_newcomers_away
 from helpers.provider import Agent, FaultyStore, answering, ask, buy, paying
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -183,6 +184,21 @@ async def test_what_the_claimer_wrote_down_is_shown() -> None:
     # A millionth of a coin at $3000 is $0.003: six hundredths of what was claimed.
     assert (claimer["fee"], claimer["claimed"], claimer["fee_ppm"]) == ("$0.003", "$0.05", 60_000)
     assert claimer["deeds"][0]["amount"] == "$0.05"
+    await wall.close()
+
+
+async def test_newcomers_that_are_turned_away_are_shown_and_counted() -> None:
+    wall, store = await traded()
+    await turn_newcomers_away(store, ASSET.network)
+    dashboard = Dashboard(store, TOKEN)
+    dashboard.view._clock = later  # type: ignore[method-assign]
+    (claimer,) = (await seen(dashboard.view))["claimers"]
+    ((name, subject, text),) = claimer["alarms"]
+    assert (name, subject) == ("DepositsUsedUp", ASSET.network)
+    assert "all_deposits_per_hour" in text
+    async with client(dashboard) as owner:
+        told = samples((await owner.get("/metrics", headers=BEARER)).text)
+    assert told["paywall_alarms", "DepositsUsedUp", ASSET.network] == 1
     await wall.close()
 
 

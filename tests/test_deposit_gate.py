@@ -16,7 +16,9 @@ from helpers.stores import STORES
 from msgspec.structs import replace
 
 from paywall import deposit_turns
-from paywall.alarms import Alarm, DepositLost
+from paywall.alarms import Alarm, DepositLost, DepositsUsedUp
+from paywall.chain.own import FeeTooHigh
+from paywall.crowd import crowd_alarm
 from paywall.deposit_gate import DepositRules
 from paywall.gate import Gate
 from paywall.protocol import claims, eip712
@@ -25,6 +27,8 @@ from paywall.protocol.errors import (
     ChainUnavailable,
     ConfigurationError,
     HoldLost,
+    OutOfGas,
+    PaymentError,
     Reason,
     Refused,
     Reverted,
@@ -357,6 +361,67 @@ async def test_case_36_a_crowd_does_not_keep_customers_from_topping_up_or_leavin
     await refund(gate, customer.refund(2 * worth, 1))
     again = refund(gate, customer.refund(2 * worth, 1))
     assert await reason_of(again) is Reason.TOO_MANY_DEPOSITS_IN_ALL, "once for what it bought"
+
+
+async def test_case_36_the_owner_hears_once_that_newcomers_are_turned_away_and_once_that_it_is_over(
+    house: House,
+) -> None:
+    limits = PayerLimits(all_errands_per_hour=2)
+    one, other = [await house.worker(limits=limits) for _ in range(2)]
+    await admit(one, payer_of(house, 0).fill(PRICE))
+    await admit(other, payer_of(house, 1).fill(PRICE))
+    assert house.alarms == [], "nobody was turned away yet"
+    for gate in (one, other, one):
+        newcomer = admit(gate, payer_of(house, 2).fill(PRICE))
+        assert await reason_of(newcomer) is Reason.TOO_MANY_DEPOSITS_IN_ALL
+        await gate._deposits.review()
+    (rung,) = house.alarms
+    assert (type(rung), rung.subject, rung.over) == (DepositsUsedUp, NETWORK, False)
+    assert "all_deposits_per_hour" in rung.text
+    assert await crowd_alarm(one.store, NETWORK) == rung
+    if house.keeps_our_time:
+        house.clock.now += 30 * 60
+        for gate in (other, one):
+            await gate._deposits.review()
+        assert house.alarms == [rung, DepositsUsedUp(NETWORK, rung.text, over=True)]
+        assert await crowd_alarm(one.store, NETWORK) is None
+        await admit(one, payer_of(house, 2).fill(PRICE))
+
+
+@pytest.mark.parametrize("error", [OutOfGas("empty"), FeeTooHigh("dear"), Reverted("no")])
+async def test_case_36_a_refund_that_cost_no_gas_takes_no_place_and_leaves_a_customer_one(
+    house: House, error: PaymentError
+) -> None:
+    """Our gas wallet is empty: who asks again when it is filled again is refunded, crowd or not."""
+    gate = await house.worker(limits=PayerLimits(all_errands_per_hour=2))
+    customer, worth = payer_of(house, 0), TERMS.min_deposit
+    await gate.charge(await admit(gate, customer.fill(worth, price=worth), worth), worth)
+    stranger = payer_of(house, 1)
+    house.ledger.faults["refund"] = error
+    for _ in range(3):
+        with pytest.raises(ChainUnavailable):
+            await refund(gate, customer.refund(worth))
+    house.ledger.faults.clear()
+    await gate.release(await admit(gate, stranger.fill(PRICE)))
+    newcomer = admit(gate, payer_of(house, 2).fill(PRICE))
+    assert await reason_of(newcomer) is Reason.TOO_MANY_DEPOSITS_IN_ALL
+    await refund(gate, customer.refund(worth))
+
+
+@pytest.mark.parametrize("error", [OutOfGas("empty"), FeeTooHigh("dear")])
+async def test_case_36_a_top_up_that_cost_no_gas_leaves_a_customer_one(
+    house: House, error: PaymentError
+) -> None:
+    gate = await house.worker(limits=PayerLimits(all_errands_per_hour=1))
+    customer, worth = payer_of(house, 0), TERMS.min_deposit
+    await gate.charge(await admit(gate, customer.fill(worth, price=worth), worth), worth)
+    top_up = customer.fill(2 * worth, price=worth, salt=2)
+    house.ledger.faults["deposit"] = error
+    for _ in range(2):
+        with pytest.raises(ChainUnavailable):
+            await admit(gate, top_up, worth)
+    house.ledger.faults.clear()
+    await admit(gate, top_up, worth)
 
 
 async def test_case_36_one_payer_that_is_turned_away_takes_nothing_from_the_others(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.chain import ASSET, new_address
+from helpers.newcomers import turn_newcomers_away
 from helpers.redis_server import running
 
 from paywall.chain.devnet import Devnet
@@ -12,6 +13,7 @@ from paywall.doctor import Setup, examine
 from paywall.finding import Finding, Grade
 from paywall.protocol.money import USDC, Asset
 from paywall.protocol.x402 import show_address
+from paywall.stores import open_store
 
 NOBODY = "0x" + "01" * 32
 
@@ -137,6 +139,15 @@ async def test_what_is_out_of_reach_hides_nothing_else(key: str) -> None:
     wrong = {one.subject for one in found if one.grade is Grade.FAIL}
     assert wrong == {"store", "network", "contracts", "token", "clock", "gas"}
     assert "hunter2" not in repr(found)
+
+
+async def test_newcomers_that_are_turned_away_are_named(key: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    await turn_newcomers_away(open_store(url), ASSET.network)
+    (told,) = [one for one in await examine(Setup(ASSET, url)) if one.subject == "deposits"]
+    assert told.grade is Grade.WARN
+    assert "all_deposits_per_hour" in told.text
+    assert "min_deposit" in told.mend
 
 
 async def test_a_memory_store_is_no_store_for_money(key: str) -> None:

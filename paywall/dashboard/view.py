@@ -11,6 +11,7 @@ from typing import Final
 from paywall import counts
 from paywall.chain.desk import CLAIM, Deed, Desk, job_on
 from paywall.counts import OUTCOMES, PERIOD_SECONDS, Counts, RouteCounts
+from paywall.crowd import crowd_alarm
 from paywall.dashboard.channels import Holdings, Survey, survey
 from paywall.dashboard.takings import Reader, Sum, Takings, Token, largest
 from paywall.dashboard.traffic import Traffic
@@ -23,6 +24,8 @@ from paywall.stores import Store
 from paywall.stores.slips import slips_of
 
 Shown = dict[str, object]
+Stands = tuple[str, str, str]
+"""Name, subject and text of an alarm."""
 
 SURVEY_SECONDS: Final = 10
 """How old what is known of channels and claimer may be."""
@@ -52,6 +55,8 @@ class View:
         self.traffic = Traffic(slips_of(store))
         self._survey = Survey()
         self._claimers: list[Shown] = []
+        self.alarms: dict[str, list[Stands]] = {}
+        """Those that stand, by network."""
         self._surveyed_at = 0.0
 
     async def look(self) -> Shown:
@@ -61,6 +66,7 @@ class View:
         if not 0 <= now - self._surveyed_at < SURVEY_SECONDS:
             self._survey = await survey(self._store)
             self._reader.know(self._survey.tokens.items())
+            self.alarms = {name: await self._alarms(name) for name in self._survey.networks}
             self._claimers = [await self._claimer(name) for name in self._survey.networks]
             self._surveyed_at = now
         complete = await self._reader.read_on(now_ms)
@@ -144,7 +150,7 @@ class View:
             "price_wei": str(outlook.price_wei) if outlook else None,
             "swept_at": outlook.swept_at_ms if outlook else None,
             "waiting": [[w, n, str(amount)] for w, n, amount in outlook.waiting] if outlook else [],
-            "alarms": list(outlook.alarms) if outlook else [],
+            "alarms": self.alarms[network],
             "sent": [show_bytes(errand.transaction) for errand in errands.values()],
             "aside": [[show_bytes(name), aside.reason] for name, aside in asides.items()],
             "transactions": deeds.transactions,
@@ -152,6 +158,14 @@ class View:
             **self._fee_share(network, deeds.fee_wei, deeds.claimed),
             "deeds": [self._deed(network, deed) for deed in reversed(deeds.last[-2 * TOP :])],
         }
+
+    async def _alarms(self, network: str) -> list[Stands]:
+        """The claimer's, and the one that all workers keep together."""
+        outlook = await Desk(self._store, job_on(network), 0).outlook()
+        alarms = list(outlook.alarms) if outlook else []
+        if crowd := await crowd_alarm(self._store, network):
+            alarms.append((type(crowd).__name__, crowd.subject, crowd.text))
+        return alarms
 
     def _fee_share(self, network: str, fee_wei: int, claimed: int) -> Shown:
         """The fees in the network's first token, and as millionths of what was claimed."""

@@ -6,7 +6,8 @@ deposit into a channel, one that follows no use of the last, and every refund. A
 bought for a while since its last deposit may top up, however early and often.
 
 Addresses cost nothing to make, so the same is counted of all payers together, and bounded too. A
-refund to who has bought for a while is not among those: a crowd cannot keep a customer's money.
+refund to who has bought for a while is not among those: a crowd cannot keep a customer's money. An
+errand that has cost no gas leaves a payer the customer that it was: it is undone.
 
 The rate is the generic cell rate algorithm: one number, the time at which the payer would be back
 to a clean slate. Source: ITU-T I.371, "Generic cell rate algorithm".
@@ -23,6 +24,7 @@ from paywall.protocol.limits import (
     CHANNELS_PER_PAYER,
     DEPOSITS_PER_HOUR,
 )
+from paywall.protocol.money import Address
 
 HOUR_MS: Final = 3_600_000
 
@@ -54,10 +56,27 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
     """What is remembered of a payer. Append fields, never insert.
 
     `channels` are those that it has filled: what each had been charged when it was filled last.
+    `used_up_at_ms` is of the account of all payers: since when newcomers are turned away, or zero.
     """
 
     clean_at_ms: int = 0
     channels: dict[bytes, int] = {}
+    used_up_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A deposit or a refund that was counted, with what would undo it.
+
+    `charged` is what its channel had been charged, and `before` what was remembered of that until
+    then; `is_of_crowd` when it was counted among those of all payers.
+    """
+
+    payer: Address
+    channel_id: bytes
+    charged: int
+    before: int | None
+    is_of_crowd: bool
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -89,6 +108,21 @@ def uncounted_in_all(crowd: Account, limits: PayerLimits) -> Account:
     return msgspec.structs.replace(crowd, clean_at_ms=max(0, crowd.clean_at_ms - each_ms))
 
 
+def turning_away(crowd: Account, limits: PayerLimits, now_ms: int) -> Account:
+    """With since when newcomers are turned away, if they are.
+
+    Until a tenth is free again: a place that comes free every few seconds is no end of it.
+    """
+    each_ms = HOUR_MS // limits.all_errands_per_hour
+    taken_ms = max(0, crowd.clean_at_ms - now_ms)
+    free = limits.all_errands_per_hour - -(-taken_ms // each_ms)
+    if free >= max(1, limits.all_errands_per_hour // 10):
+        return msgspec.structs.replace(crowd, used_up_at_ms=0)
+    if free > 0 or crowd.used_up_at_ms:
+        return crowd
+    return msgspec.structs.replace(crowd, used_up_at_ms=now_ms)
+
+
 def _counted(account: Account, per_hour: int, now_ms: int, reason: Reason) -> Account:
     each_ms = HOUR_MS // per_hour
     clean_at_ms = max(account.clean_at_ms, now_ms) + each_ms
@@ -115,6 +149,16 @@ def emptied(account: Account, channel_id: bytes, charged: int) -> Account:
     if channel_id not in account.channels:
         return account
     return with_channel(account, channel_id, charged, frozenset())
+
+
+def undone(account: Account, errand: Errand) -> Account:
+    """Without an errand that came to nothing. Its payer's rate has it still: it may ask again."""
+    if account.channels.get(errand.channel_id) != errand.charged:
+        return account
+    others = {name: then for name, then in account.channels.items() if name != errand.channel_id}
+    if errand.before is not None:
+        others[errand.channel_id] = errand.before
+    return msgspec.structs.replace(account, channels=others)
 
 
 def bought(account: Account, channel_id: bytes, charged: int) -> int:
