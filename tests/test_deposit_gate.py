@@ -105,7 +105,7 @@ async def house(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[House]:
     """Pauses are short; the workers' clocks and the store's are one, and stand still."""
-    for module in ("paywall.gate", "paywall.mirror", "paywall.deposit_gate"):
+    for module in ("paywall.gate", "paywall.running", "paywall.mirror", "paywall.deposit_gate"):
         monkeypatch.setattr(f"{module}.PAUSES_SECONDS", (0.001,) * 4)
     monkeypatch.setattr("paywall.deposit_turns._LOOK_SECONDS", (0.001,) * 5)
     monkeypatch.setattr("paywall.deposit_turns.TURN_WAIT_SECONDS", 0.2)
@@ -234,7 +234,7 @@ async def test_a_client_that_gives_up_leaves_a_deposit_and_no_hold(house: House)
 
 async def expire_turn(gate: Gate, agent: Agent) -> None:
     """What happens a minute after its worker has gone."""
-    slips, key = gate._deposits._turns._slips, deposit_turns._key(agent.channel_id)
+    slips, key = gate._batch.deposits._turns._slips, deposit_turns._key(agent.channel_id)
     found, _ = await slips.read(key)
     assert found is not None
     await slips.swap(key, found, None, 0)
@@ -374,7 +374,7 @@ async def test_case_36_the_owner_hears_once_that_newcomers_are_turned_away_and_o
     for gate in (one, other, one):
         newcomer = admit(gate, payer_of(house, 2).fill(PRICE))
         assert await reason_of(newcomer) is Reason.TOO_MANY_DEPOSITS_IN_ALL
-        await gate._deposits.review()
+        await gate._batch.deposits.review()
     (rung,) = house.alarms
     assert (type(rung), rung.subject, rung.over) == (DepositsUsedUp, NETWORK, False)
     assert "all_deposits_per_hour" in rung.text
@@ -382,7 +382,7 @@ async def test_case_36_the_owner_hears_once_that_newcomers_are_turned_away_and_o
     if house.keeps_our_time:
         house.clock.now += 30 * 60
         for gate in (other, one):
-            await gate._deposits.review()
+            await gate._batch.deposits.review()
         assert house.alarms == [rung, DepositsUsedUp(NETWORK, rung.text, over=True)]
         assert await crowd_alarm(one.store, NETWORK) is None
         await admit(one, payer_of(house, 2).fill(PRICE))
@@ -561,8 +561,8 @@ async def test_case_36_invented_deposits_cost_so_many_readings_too(house: House)
 async def test_what_is_remembered_of_strangers_is_bounded(house: House) -> None:
     gate = await house.worker()
     for number in range(MAX_STRANGERS + 10):
-        gate._mirror.strangers.absent(number.to_bytes(32, "big"))
-    assert len(gate._mirror.strangers._absent) == MAX_STRANGERS
+        gate._batch._mirror.strangers.absent(number.to_bytes(32, "big"))
+    assert len(gate._batch._mirror.strangers._absent) == MAX_STRANGERS
 
 
 # -- Instantly -----------------------------------------------------------------------------------
@@ -579,8 +579,8 @@ def hold_deposits(house: House) -> asyncio.Event:
 
 async def exposed(gate: Gate) -> tuple[int, int]:
     """What is open and what is lost."""
-    assert gate._deposits._instant is not None
-    book = await gate._deposits._instant._read()
+    assert gate._batch.deposits._instant is not None
+    book = await gate._batch.deposits._instant._read()
     return book.total - book.lost, book.lost
 
 
@@ -677,7 +677,7 @@ async def test_a_deposit_that_fails_before_the_answer_withholds_it_and_costs_not
     gate, admission = await trusted_in_vain(house)
     assert await exposed(gate) == (PRICE, 0), "its request still runs"
     assert await reason_of(gate.charge(admission, PRICE)) is Reason.DEPOSIT_FAILED
-    await gate._deposits.review()
+    await gate._batch.deposits.review()
     assert await exposed(gate) == (0, 0)
     assert house.alarms == []
     assert await gate.release(admission) is None
@@ -688,7 +688,7 @@ async def test_case_39_a_dead_workers_request_is_fenced_before_its_books_are_clo
 ) -> None:
     gate, admission = await trusted_in_vain(house)
     house.clock.now += HOLD_SECONDS + 1
-    await gate._deposits.review()
+    await gate._batch.deposits.review()
     assert await exposed(gate) == (0, 0)
     with pytest.raises(HoldLost):
         await gate.charge(admission, PRICE, is_out=True)
@@ -719,7 +719,7 @@ async def test_a_metered_answer_that_is_out_is_charged_although_its_deposit_fail
 ) -> None:
     gate, admission = await trusted_in_vain(house)
     await gate.charge(admission, PRICE // 2, is_out=True)
-    await gate._deposits.review()
+    await gate._batch.deposits.review()
     assert await exposed(gate) == (0, PRICE // 2)
 
 
@@ -763,7 +763,7 @@ async def test_case_24_a_trusted_deposit_that_is_pending_is_sent_once_and_stays_
     assert await reason_of(admit(gate, agent.pay(2 * PRICE))) is Reason.DEPOSIT_UNDER_WAY
     house.ledger.fund(agent.channel_id, FILL)
     house.clock.now += BET_LOOK_SECONDS + 1
-    await gate._deposits.review()
+    await gate._batch.deposits.review()
     assert await exposed(gate) == (0, 0)
     await gate.charge(await admit(gate, agent.pay(2 * PRICE)), PRICE)
 
@@ -780,15 +780,15 @@ async def test_what_a_dead_worker_left_is_looked_after_by_another(
         task.cancel()
     await closed(dead)
     alive = await instant(house)
-    await alive._deposits.review()
+    await alive._batch.deposits.review()
     assert await exposed(alive) == (PRICE, 0), "it is not given up at once"
     if arrives:
         house.ledger.fund(agent.channel_id, FILL)
     house.clock.now += BET_LOOK_SECONDS + 1
-    await alive._deposits.review()
+    await alive._batch.deposits.review()
     assert await exposed(alive) == ((0, 0) if arrives else (PRICE, 0))
     house.clock.now += 24 * 3600
-    await alive._deposits.review()
+    await alive._batch.deposits.review()
     assert await exposed(alive) == ((0, 0) if arrives else (0, PRICE))
     assert len(house.alarms) == (0 if arrives else 1)
 
@@ -830,7 +830,7 @@ def test_what_may_be_exposed_is_a_price() -> None:
         with pytest.raises(ConfigurationError):
             provider(answering(), instant_up_to=wrong)
     wall = provider(answering(), instant_up_to="$0.5")
-    instant = wall.gate._deposits._instant
+    instant = wall.gate._batch.deposits._instant
     assert instant is not None
     assert instant._up_to == ASSET.units("$0.5")
 

@@ -56,7 +56,7 @@ class Shop:
         return exact.sign(payer.key, ASSET, Authorization(**(told | changes)))
 
     def devnet_time(self) -> int:
-        return int(self.wall.gate._clock())
+        return int(self.wall.gate._batch._clock())
 
     async def ask(self, payment: ExactPayment) -> Answer:
         offer = ExactTerms(ASSET, self.receiver).offer(PRICE)

@@ -67,7 +67,7 @@ class Shop:
         self._app = app or answering(headers=[(b"content-length", b"6")])
         options = {"prices": {"/priced": PRICED, "/other": PRICED}} | options
         self.wall = provider(self._count, chain=self.ledger, store=self.store, **options)
-        for gate in (self.wall.gate, self.wall.gate._exact):
+        for gate in (self.wall.gate._batch, self.wall.gate._exact):
             gate._clock = self.clock  # type: ignore[union-attr]
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -412,7 +412,7 @@ async def test_case_33_a_metered_answer_that_is_late_by_a_moment_is_not_charged(
     class Late(Client):
         async def receive(self) -> Message:
             wall.gate._running._clock = lambda: 2 * time.time()
-            wall.gate._end_overdue()
+            wall.gate._running.end_overdue()
             return await super().receive()
 
     wall, client = provider(streaming("$0.0001"), METERED), Late()
@@ -806,7 +806,7 @@ async def test_case_12_a_failure_that_cannot_be_released_still_reaches_the_clien
 async def test_case_12_a_stream_that_ends_while_the_store_is_down_is_charged_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("paywall.gate", "paywall.mirror"):
+    for module in ("paywall.gate", "paywall.running", "paywall.mirror"):
         monkeypatch.setattr(f"{module}.PAUSES_SECONDS", (0.001,) * 20)
     store = FaultyStore()
     wall = provider(streaming("$0.0003"), METERED, store=store)

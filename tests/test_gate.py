@@ -21,6 +21,7 @@ from helpers.provider import (
     until,
 )
 
+from paywall import batch_gate
 from paywall import gate as gates
 from paywall.gate import Gate
 from paywall.protocol import once
@@ -90,7 +91,7 @@ class House:
 @pytest.fixture
 async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     """A funded channel that the provider has not seen yet; pauses are short."""
-    for module in ("paywall.gate", "paywall.mirror"):
+    for module in ("paywall.gate", "paywall.running", "paywall.mirror"):
         monkeypatch.setattr(f"{module}.PAUSES_SECONDS", (0.001,) * 4)
     clock = Clock()
     ledger, store = Ledger(clock), FaultyStore(clock)
@@ -973,14 +974,14 @@ async def test_a_first_payment_that_never_came_is_not_charged_with_the_second(ho
 
 def test_requests_have_names_of_their_own_in_every_process() -> None:
     """They are drawn many at once: each of all 48 bits, none twice, and anew when a gate opens."""
-    ours, theirs = gates._names(), gates._names()
+    ours, theirs = batch_gate._names(), batch_gate._names()
     drawn = [next(names) for names in (ours, theirs) for _ in range(1000)]
     assert len(set(drawn)) == 2000
     assert {len(name) for name in drawn} == {8}
 
 
 async def test_a_gate_that_opens_draws_names_of_its_own(house: House) -> None:
-    before = house.gate._names
+    before = house.gate._batch._names
     await house.gate.close()
     await house.gate.open()
-    assert house.gate._names is not before
+    assert house.gate._batch._names is not before
