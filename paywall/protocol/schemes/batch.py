@@ -1,8 +1,11 @@
 """The scheme `batch-settlement` on EVM: vouchers over a payment channel, both sides of the wire.
 
-The provider's side turns a payload into a value: a voucher whose shape, terms and signature are
-right, perhaps with a deposit to put on chain first, or a wish for a refund. Whether the voucher
-buys anything is the channel's business. The agent's side makes those payloads.
+The provider's side is here: its terms, the offers that it makes under them, and what a payload is
+worth: a voucher whose shape, terms and signature are right, perhaps with a deposit to put on chain
+first, or a wish for a refund. Whether the voucher buys anything is the channel's business.
+
+The rest of the scheme is shown here too, so that others import it from one place: payloads are read
+in `batch_reading`, made by the agent's side in `batch_agent`, and spelled as `batch_wire` says.
 
 Sources: batch-settlement EVM specification, "402 Response", "Client: Payment Construction",
 "Server: State & Forwarding", "Payment Response Contract", "Error Codes".
@@ -20,7 +23,6 @@ from paywall.protocol import eip712
 from paywall.protocol.channel import (
     Channel,
     ChannelConfig,
-    Voucher,
     agreeable_total,
     highest_voucher,
 )
@@ -28,15 +30,13 @@ from paywall.protocol.errors import ConfigurationError, Reason, Refused
 from paywall.protocol.limits import (
     DEFAULT_TIMEOUT_SECONDS,
     MAX_CLOCK_SKEW_SECONDS,
-    MAX_CONFIG_BYTES,
     MAX_HOLDS,
     MAX_WITHDRAW_DELAY_SECONDS,
     MIN_AUTHORIZATION_LEFT_SECONDS,
     MIN_WITHDRAW_DELAY_SECONDS,
     UINT128_MAX,
-    UINT256_MAX,
 )
-from paywall.protocol.money import ZERO_ADDRESS, Address, Asset, parse_address, parse_amount
+from paywall.protocol.money import ZERO_ADDRESS, Address, Asset, parse_address
 from paywall.protocol.schemes.batch_agent import (
     config_wire,
     decode_extra,
@@ -54,17 +54,22 @@ from paywall.protocol.schemes.batch_payments import (
     RefundPayment,
     VoucherPayment,
 )
+from paywall.protocol.schemes.batch_reading import (
+    channel_id_of,
+    channel_of,
+    read_config,
+    read_deposit,
+    read_payload,
+    read_refund_amount,
+    read_voucher,
+    signed_by,
+)
 from paywall.protocol.schemes.batch_wire import (
-    CONFIG,
     EXTRA,
-    KIND,
-    PAYLOADS,
     BatchExtra,
     ChannelStateWire,
     DepositPayload,
     DepositWire,
-    Erc3009Wire,
-    Parsed,
     ReceiptExtra,
     RefundPayload,
     VoucherStateWire,
@@ -76,19 +81,11 @@ from paywall.protocol.x402 import (
     PaymentRequirements,
     decode_json,
     encode_json,
-    parse_bytes,
     show_address,
     show_bytes,
 )
 
 SCHEME: Final = "batch-settlement"
-
-
-_MALFORMED: Final = {
-    b'"voucher"': Reason.VOUCHER_PAYLOAD,
-    b'"deposit"': Reason.DEPOSIT_PAYLOAD,
-    b'"refund"': Reason.REFUND_PAYLOAD,
-}
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ class BatchTerms:
         return lru_cache(maxsize=8192)(self._agreed)
 
     def _agreed(self, config: bytes) -> tuple[ChannelConfig, bytes]:
-        channel = _channel_of(config, self.asset.network)
+        channel = channel_of(Raw(config), self.asset.network)
         self._refuse_other_terms(channel[0])
         return channel
 
@@ -223,38 +220,23 @@ class BatchOffer:
 
         `now` is Unix seconds. Nothing is looked up and nothing is changed.
         """
-        parsed = _parse(payload)
+        parsed = read_payload(payload)
         config, channel_id = self.terms.agreed(bytes(parsed.channel_config))
         domain = self.terms.settlement_domain
         payment = VoucherPayment(
-            channel_id, config, _checked_voucher(parsed.voucher, config, channel_id, domain)
+            channel_id, config, read_voucher(parsed.voucher, config, channel_id, domain)
         )
         if isinstance(parsed, DepositPayload):
             return DepositPayment(payment, self._checked_deposit(parsed.deposit, payment, now))
         if isinstance(parsed, RefundPayload):
-            return RefundPayment(payment, _refund_amount(parsed))
+            return RefundPayment(payment, read_refund_amount(parsed))
         return payment
 
     def _checked_deposit(self, wire: DepositWire, payment: VoucherPayment, now: int) -> Deposit:
-        erc3009 = wire.authorization.erc3009
-        if not isinstance(erc3009, Erc3009Wire):
-            raise Refused(Reason.DEPOSIT_PAYLOAD, "Only EIP-3009 authorizations are taken here.")
-        try:
-            deposit = Deposit(
-                channel_id=payment.channel_id,
-                config=payment.config,
-                amount=parse_amount(wire.amount),
-                valid_after=parse_amount(erc3009.valid_after, UINT256_MAX),
-                valid_before=parse_amount(erc3009.valid_before, UINT256_MAX),
-                salt=_parse_salt(erc3009.salt),
-                signature=parse_bytes(erc3009.signature, 65),
-                voucher=payment.voucher,
-            )
-        except ValueError as error:
-            raise Refused(Reason.DEPOSIT_PAYLOAD, f"({error})") from error
+        deposit = read_deposit(wire, payment)
         self._refuse_unfit_deposit(deposit, now)
         digest = deposit.authorization().receive_digest(self.terms.token_domain())
-        if not _signed_by(deposit.config.payer, digest, deposit.signature):
+        if not signed_by(deposit.config.payer, digest, deposit.signature):
             raise Refused(Reason.DEPOSIT_SIGNATURE)
         return deposit
 
@@ -271,104 +253,6 @@ class BatchOffer:
             raise Refused(Reason.DEPOSIT_NOT_YET_VALID)
         if deposit.valid_before < now + MIN_AUTHORIZATION_LEFT_SECONDS:
             raise Refused(Reason.DEPOSIT_EXPIRED)
-
-
-def _parse(payload: Raw) -> Parsed:
-    data = bytes(payload)
-    try:
-        return decode_json(PAYLOADS, data)
-    except Malformed as error:
-        raise Refused(_malformed_reason(data), f"({error})") from error
-
-
-def _malformed_reason(data: bytes) -> Reason:
-    """Which of the scheme's words names a payload that could not be read."""
-    try:
-        kind = bytes(decode_json(KIND, data).get("type", Raw(b"null")))
-    except Malformed:
-        return Reason.PAYLOAD_TYPE
-    return _MALFORMED.get(kind, Reason.PAYLOAD_TYPE)
-
-
-@lru_cache(maxsize=8192)
-def _channel_of(config: bytes, network: str) -> tuple[ChannelConfig, bytes]:
-    """The config and its id. A client sends the same bytes each time, so this is hashed once."""
-    if len(config) > MAX_CONFIG_BYTES:
-        raise Refused(Reason.VOUCHER_PAYLOAD, "(channelConfig: too long)")
-    try:
-        wire = decode_json(CONFIG, config)
-        parsed = ChannelConfig(
-            payer=parse_address(wire.payer),
-            payer_authorizer=parse_address(wire.payer_authorizer),
-            receiver=parse_address(wire.receiver),
-            receiver_authorizer=parse_address(wire.receiver_authorizer),
-            token=parse_address(wire.token),
-            withdraw_delay_seconds=wire.withdraw_delay,
-            salt=parse_bytes(wire.salt, 32),
-        )
-    except ValueError as error:
-        raise Refused(Reason.VOUCHER_PAYLOAD, f"(channelConfig: {error})") from error
-    if not 0 <= parsed.withdraw_delay_seconds < 2**40:
-        raise Refused(Reason.WITHDRAW_DELAY_MISMATCH)
-    return parsed, parsed.channel_id(network)
-
-
-def channel_of(config: Raw, network: str) -> tuple[ChannelConfig, bytes]:
-    """A channel's terms and its id, from the wire. Raises Refused."""
-    return _channel_of(bytes(config), network)
-
-
-def _checked_voucher(
-    wire: VoucherWire, config: ChannelConfig, channel_id: bytes, domain: bytes
-) -> Voucher:
-    try:
-        named = parse_bytes(wire.channel_id, 32)
-        amount = parse_amount(wire.max_claimable_amount)
-    except ValueError as error:
-        raise Refused(Reason.VOUCHER_PAYLOAD, f"({error})") from error
-    if named != channel_id:
-        raise Refused(Reason.CHANNEL_ID_MISMATCH)
-    try:
-        signature = parse_bytes(wire.signature, 65)
-    except ValueError as error:
-        raise Refused(Reason.VOUCHER_SIGNATURE, f"({error})") from error
-    digest = eip712.voucher_digest(domain, channel_id, amount)
-    if not _signed_by(config.payer_authorizer, digest, signature):
-        raise Refused(Reason.VOUCHER_SIGNATURE)
-    return Voucher(amount, signature)
-
-
-def _signed_by(signer: Address, digest: bytes, signature: bytes) -> bool:
-    try:
-        return eip712.recover(digest, signature) == signer
-    except eip712.BadSignature:
-        return False
-
-
-def _parse_salt(text: str) -> int:
-    """A uint256 as hex or decimal: the official clients send hex, the contract takes a number."""
-    if text[:2] in ("0x", "0X") and 2 < len(text) <= 66 and text.isascii() and text[2:].isalnum():
-        return int(text, 16)
-    return parse_amount(text, UINT256_MAX)
-
-
-def _refund_amount(payload: RefundPayload) -> int | None:
-    if not isinstance(payload.amount, str):
-        return None
-    try:
-        return parse_amount(payload.amount)
-    except ValueError as error:
-        raise Refused(Reason.REFUND_AMOUNT, f"({error})") from error
-
-
-def read_config(wire: Raw, network: str) -> ChannelConfig:
-    """A config as `config_wire` spells it. Raises Refused."""
-    return _channel_of(bytes(wire), network)[0]
-
-
-def channel_id_of(payload: Raw, network: str) -> bytes:
-    """Which channel a payload speaks of, unchecked. Raises Refused when it cannot be read."""
-    return _channel_of(bytes(_parse(payload).channel_config), network)[1]
 
 
 __all__ = [
