@@ -13,7 +13,7 @@ import asyncio
 import binascii
 import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from secrets import token_bytes, token_hex
 from typing import Final
@@ -127,16 +127,18 @@ class Entrance:
     async def _counted(
         self, key: bytes, request: str, limit: int, ttl_ms: int, payer: Address
     ) -> Leave | None:
-        if not await self._store.take(key, request, limit, ttl_ms):
-            return None
-
         async def give_back() -> None:
             try:
                 await self._store.give_back(key, request)
             except Unavailable as error:
                 log.warning("a request that was not served stays counted: %s", error)
 
-        return Leave(payer, give_back)
+        try:
+            is_counted = await self._store.take(key, request, limit, ttl_ms)
+        except (Unavailable, asyncio.CancelledError):  # it may be counted all the same
+            self._later(give_back())
+            raise
+        return Leave(payer, give_back) if is_counted else None
 
     async def _signed_in(self, proof: str, origin: str) -> Address:
         who = sign_in.check(proof, origin, self._network, int(self._clock()))
@@ -154,9 +156,13 @@ class Entrance:
             await self._open(tariff, payer, secret, name)
         except Unavailable as error:
             log.error("a pass is paid and waits for the store: %s", error)
-            task = asyncio.create_task(self._open_later(tariff, payer, secret, name))
-            self._behind.add(task)
-            task.add_done_callback(self._behind.discard)
+            self._later(self._open_later(tariff, payer, secret, name))
+
+    def _later(self, work: Coroutine[object, None, None]) -> None:
+        """Goes on behind the request."""
+        task = asyncio.create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
     async def _open_later(self, tariff: Tariff, payer: Address, secret: bytes, name: str) -> None:
         for pause_seconds in _PAUSES_SECONDS:

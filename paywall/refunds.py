@@ -9,6 +9,7 @@ the channel is used the next time: one of the two is mined, whichever it is.
 Source: batch-settlement EVM specification, "Refund Payload".
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from paywall import receipts
 from paywall.chain import Chain
 from paywall.chain.own import FeeTooHigh
 from paywall.chores import Chores
-from paywall.mirror import Mirror
+from paywall.mirror import PAUSES_SECONDS, Mirror
 from paywall.payers import Payers
 from paywall.protocol import channel as rules
 from paywall.protocol.channel import (
@@ -39,6 +40,7 @@ from paywall.protocol.errors import (
     Reason,
     Refused,
     Reverted,
+    Unavailable,
 )
 from paywall.protocol.limits import ANSWER_SECONDS
 from paywall.protocol.once import Ticket
@@ -99,11 +101,24 @@ class Refunds:
         return Refunded(receipt, payment.channel_id)
 
     async def _set_aside(self, wish: RefundPayment) -> Channel:
-        channel_id, voucher = wish.payment.channel_id, wish.payment.voucher
+        channel_id, voucher, request = wish.payment.channel_id, wish.payment.voucher, token_hex(8)
         try:
-            return await self._store.begin_refund(channel_id, voucher, wish.amount, token_hex(8))
+            return await self._store.begin_refund(channel_id, voucher, wish.amount, request)
+        except (Unavailable, asyncio.CancelledError):
+            self._chores.behind(self._forget(channel_id, request))
+            raise
         except RefusedByChannel as refusal:
             raise RefusedByChannel(refusal.reason, refusal.channel, zero_charge=True) from refusal
+
+    async def _forget(self, channel_id: bytes, request: str) -> None:
+        """Ends a refund of which nobody knows whether it was set aside: it will not be sent."""
+        for pause_seconds in (0.0, *PAUSES_SECONDS):
+            await asyncio.sleep(pause_seconds)
+            with suppress(Unavailable):
+                with suppress(NeedsChain):
+                    await self._store.end_refund(channel_id, request, None)
+                return
+        log.warning("a refund that was asked for may be made later: the store does not answer")
 
     async def _made_or_counted(
         self, payment: VoucherPayment, channel: Channel, ticket: Ticket | None

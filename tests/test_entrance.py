@@ -322,6 +322,22 @@ async def test_case_12_a_store_that_is_away_is_503_and_nothing_is_held() -> None
     assert (await record_of(wall)).holds == {}
 
 
+async def test_case_41_a_call_of_which_nobody_knows_whether_it_was_counted_is_given_back() -> None:
+    wall = door(free_first(1, then="$0.001"))
+    store = wall.gate.store
+    original, broken = store.take, store._through
+
+    async def lost(*args: Any) -> bool:
+        return bool(await broken("take", lambda: original(*args)))
+
+    store.take = lost
+    store.lost.add("take")
+    assert (await signed_in(wall)).status == 503
+    store.lost.clear()
+    assert (await signed_in(wall)).status == 200
+    assert (await signed_in(wall)).status == 402, "that was the one free request"
+
+
 async def test_a_public_url_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="public_url"):
         door(PASS, public_url="api.example")

@@ -864,6 +864,20 @@ async def test_case_41_a_hold_whose_confirmation_was_lost_is_dropped(house: Hous
     assert (await house.served(2000))["success"], "the same payment is good again"
 
 
+async def test_case_38_a_refund_of_which_nobody_knows_whether_it_was_set_aside_is_not_sent(
+    house: House,
+) -> None:
+    await house.served(1000)
+    house.store.lost.add("begin_refund")
+    with pytest.raises(StoreUnavailable):
+        await house.refunded(1000)
+    house.store.lost.clear()
+    await until(lambda: house.record.refunding is None)
+    assert house.ledger.calls.count("refund") == 0
+    await house.served(2000)
+    assert (await house.refunded(2000))["success"], "who asks again gets it"
+
+
 async def test_case_10_a_hold_of_somebody_who_gave_up_meanwhile_is_dropped(house: House) -> None:
     await house.served(1000)
     request = asyncio.create_task(house.pay(2000))

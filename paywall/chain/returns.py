@@ -8,15 +8,16 @@ mean to use it, and asks for its refund itself.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from secrets import token_hex
 from typing import Final
 
 from paywall.chain import Chain, Mined
 from paywall.chain.own import FeeTooHigh, OwnChain
 from paywall.clock import steady_time
-from paywall.protocol.channel import Channel
+from paywall.protocol.channel import Channel, NeedsChain
 from paywall.protocol.claims import Assets, ClaimPolicy, Costs
-from paywall.protocol.errors import OutOfGas, PaymentError, Reverted
+from paywall.protocol.errors import OutOfGas, PaymentError, Reverted, Unavailable
 from paywall.protocol.money import KNOWN_ASSETS
 from paywall.protocol.x402 import show_bytes
 from paywall.stores import Store
@@ -33,7 +34,7 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
     way keeps its part of the balance until the contract has counted its nonce.
     """
     refuse_promised(channel)
-    set_aside = await store.begin_refund(channel.channel_id, None, amount, token_hex(8))
+    set_aside = await _set_aside(store, channel, amount)
     assert set_aside.refunding is not None
     this = channel.channel_id, set_aside.refunding.request
     try:
@@ -48,6 +49,16 @@ async def give_back(store: Store, chain: Chain, channel: Channel, amount: int | 
         raise
     await store.end_refund(*this, await chain.channel(channel.channel_id))
     return mined
+
+
+async def _set_aside(store: Store, channel: Channel, amount: int | None) -> Channel:
+    request = token_hex(8)
+    try:
+        return await store.begin_refund(channel.channel_id, None, amount, request)
+    except Unavailable:  # it may be set aside all the same, and will not be sent
+        with suppress(Unavailable, NeedsChain):
+            await store.end_refund(channel.channel_id, request, None)
+        raise
 
 
 def refuse_promised(channel: Channel) -> None:

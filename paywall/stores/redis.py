@@ -114,7 +114,7 @@ class RedisStore(RedisLeases, RedisTallies):
         command = redis_commands.reserve(
             script, self._tags[bucket], channel_id, voucher, price, request, ticket
         )
-        reply = await self._opened().send(command, self._slots[bucket], script, strict=True)
+        reply = await self._opened().send(command, self._slots[bucket], script)
         if isinstance(reply, bytes):
             return redis_records.standing(reply)
         _raise(cast("list[bytes]", reply), channel_id)
@@ -261,10 +261,9 @@ class RedisStore(RedisLeases, RedisTallies):
         channel_id: bytes,
         keys: Sequence[bytes],
         arguments: Sequence[str | bytes | int],
-        strict: bool = False,
     ) -> "asyncio.Future[Reply]":
         slot = self._slots[channel_id[0]]
-        return self._opened().run(script, slot, keys, arguments, strict)
+        return self._opened().run(script, slot, keys, arguments)
 
     async def _run(
         self,

@@ -100,18 +100,17 @@ class Calls:
         slot: int,
         keys: Sequence[bytes],
         arguments: Sequence[str | bytes | int],
-        strict: bool = False,
     ) -> "asyncio.Future[Reply]":
         """Runs a script on the master of a slot."""
         command = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        return self.send(command, slot, script, strict)
+        return self.send(command, slot, script)
 
     def ask(self, slot: int, *words: str | bytes | int) -> "asyncio.Future[Reply]":
         """Sends a command to the master of a slot."""
         return self.send(pack(*words), slot)
 
     def send(
-        self, command: bytes, slot: int, script: Script | None = None, strict: bool = False
+        self, command: bytes, slot: int, script: Script | None = None
     ) -> "asyncio.Future[Reply]":
         """Sends a command, as it is written, to the master of a slot."""
         if self._closed:
@@ -121,7 +120,7 @@ class Calls:
             raise StoreUnavailable(f"{self._url.show()}: too many verbs wait for an answer")
         reply: asyncio.Future[Reply] = self._loop.create_future()
         give_up_at = self._loop.time() + self._url.timeout_seconds
-        lane.submit(Call(command, reply, script, slot, strict, give_up_at))
+        lane.submit(Call(command, reply, script, slot, give_up_at))
         return reply
 
     async def close(self) -> None:

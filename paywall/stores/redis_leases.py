@@ -1,7 +1,6 @@
 """Leases and notes in Redis: one hash per lease, in a slot of their own, beside all channels.
 
-The rule is that of `paywall.protocol.lease`, restated in two scripts. A note waits for replicas as
-strictly as a voucher does: it is what a restart goes on from.
+The rule is that of `paywall.protocol.lease`, restated in two scripts.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +28,7 @@ class RedisLeases(ABC):
 
     async def lease(self, name: str, owner: str, ttl_ms: int) -> int | None:
         script, slot, keys = self._script("lease"), slot_of(_TAG), (self._lease_key(name),)
-        token = await self._opened().run(script, slot, keys, (owner, ttl_ms), strict=True)
+        token = await self._opened().run(script, slot, keys, (owner, ttl_ms))
         return cast(int, token) or None
 
     async def note(self, name: str) -> bytes | None:
@@ -42,7 +41,7 @@ class RedisLeases(ABC):
         arguments = (token, key) if value is None else (token, key, value)
         keys = (self._lease_key(job),)
         script = self._script("put_note")
-        if not await self._opened().run(script, slot_of(_TAG), keys, arguments, strict=True):
+        if not await self._opened().run(script, slot_of(_TAG), keys, arguments):
             raise LeaseLost("this lease has passed to somebody else")
 
     def _lease_key(self, name: str) -> bytes:

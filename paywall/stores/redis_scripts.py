@@ -3,6 +3,13 @@
 A script is known to a server by its hash. It is loaded when a connection is made; a server that
 has lost its scripts since (flushed, restarted, failed over) says so, and is given it again.
 
+Where the URL asks for replicas, the answer to whatever writes waits for them. What is lost in a
+fail-over costs money if it let somebody in or has money leave (a voucher, a refund that is set
+aside, an id that is spent, a pass's call, a slip, a refusal that its payer acts on), or if a
+restart goes on from it (a lease, a note). Such a verb fails while too few replicas have it: nothing
+has happened yet. The others do not. A charge whose request has run must not fail for it, nor what
+ends a request or keeps it; and what the chain says is read again when its record is old.
+
 A server makes every function of a script anew each time it runs it, whether it is called or not, so
 a script has none that it does not name. Bounds are a part of its text: workers that were given
 others run another script, and none is sent with a request.
@@ -53,6 +60,8 @@ class Script:
     text: bytes
     sha: bytes
     writes: bool
+    strict: bool
+    """Fails unless as many replicas as asked for have it."""
 
 
 READING: Final = ("channel", "look_up")
@@ -61,12 +70,12 @@ WRITING: Final = (
     *("record", "begin_refund", "end_refund", "spend", "take", "give_back"),
     *("lease", "put_note"),
 )
+STRICT: Final = ("reserve", "refuse", "begin_refund", "spend", "take", "lease", "put_note")
 
 
 def make(name: str, text: bytes) -> Script:
-    return Script(
-        name, text, sha1(text, usedforsecurity=False).hexdigest().encode(), name in WRITING
-    )
+    sha = sha1(text, usedforsecurity=False).hexdigest().encode()
+    return Script(name, text, sha, name in WRITING, name in STRICT)
 
 
 def source(name: str) -> bytes:

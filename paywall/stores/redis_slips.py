@@ -12,7 +12,7 @@ from paywall.stores import Found, Slips, Store
 from paywall.stores.redis import RedisStore
 from paywall.stores.redis_scripts import make, prelude, whole_text
 
-_SCRIPT: Final = replace(make("slip", whole_text("slip", prelude())), writes=True)
+_SCRIPT: Final = replace(make("slip", whole_text("slip", prelude())), writes=True, strict=True)
 
 
 def slips_of(store: Store) -> Slips | None:
@@ -38,6 +38,6 @@ class RedisSlips:
         tag = self._store._tags[digest[0]]
         keys = (tag + b"s:" + digest.hex().encode(), tag + b"log")
         arguments = (before or b"", after or b"", ttl_ms, line)
-        reply = await self._store._ask(_SCRIPT, digest, keys, arguments, strict=True)
+        reply = await self._store._ask(_SCRIPT, digest, keys, arguments)
         found, now_ms = cast("list[bytes]", reply)
         return found or None, int(now_ms)

@@ -28,7 +28,6 @@ class RedisTallies(ABC):
         channel_id: bytes,
         keys: Sequence[bytes],
         arguments: Sequence[str | bytes | int],
-        strict: bool = False,
     ) -> "asyncio.Future[Reply]": ...
 
     async def take(self, key: bytes, request: str, limit: int, ttl_ms: int) -> bool:

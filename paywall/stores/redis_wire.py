@@ -37,7 +37,7 @@ def pack(*words: str | bytes | int) -> bytes:
 class Call:
     """One command, and who waits for its answer."""
 
-    __slots__ = ("give_up_at", "moves", "packed", "reloads", "reply", "script", "slot", "strict")
+    __slots__ = ("give_up_at", "moves", "packed", "reloads", "reply", "script", "slot")
 
     def __init__(
         self,
@@ -45,15 +45,12 @@ class Call:
         reply: "asyncio.Future[Reply]",
         script: Script | None = None,
         slot: int = 0,
-        strict: bool = False,
         give_up_at: float = 0.0,
     ) -> None:
         self.packed = packed
         self.reply = reply
         self.script = script
         self.slot = slot
-        self.strict = strict
-        """Fails unless as many replicas as asked for have it."""
         self.give_up_at = give_up_at
         """Until when the call is tried again; 0 when it is not."""
         self.reloads = 0
@@ -171,8 +168,8 @@ class Wire(asyncio.Protocol):
         for call, reply in withheld:
             if call.reply.done():
                 continue
-            if call.strict and not enough:
-                call.reply.set_exception(StoreUnavailable("too few replicas have the payment"))
+            if call.script and call.script.strict and not enough:
+                call.reply.set_exception(StoreUnavailable("too few replicas have it"))
             else:
                 call.reply.set_result(reply)
 

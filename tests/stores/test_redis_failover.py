@@ -8,11 +8,15 @@ from hashlib import sha256
 import pytest
 from helpers.channels import voucher
 from helpers.redis_server import RedisCluster, RedisServer, running, until
-from helpers.redis_store import charge_next, open_channel, payers, store_at
+from helpers.redis_store import charge_next, open_channel, payers, record_of, store_at
 
-from paywall.protocol.errors import StoreUnavailable
+from paywall.protocol.channel import RefusedByChannel
+from paywall.protocol.errors import Reason, StoreUnavailable
+from paywall.protocol.once import Ticket
 from paywall.stores import Store, open_store
 from paywall.stores.redis_nodes import slot_of
+from paywall.stores.redis_scripts import STRICT
+from paywall.stores.slips import slips_of
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +162,83 @@ async def test_case_41_while_a_part_is_down_the_others_serve(cluster: RedisClust
         down = [one for one in outcomes if isinstance(one, StoreUnavailable)]
         assert 0 < len(down) < len(ids)
         assert len(down) + sum(not isinstance(one, Exception) for one in outcomes) == len(ids)
+
+
+# -- A replica that lags -------------------------------------------------------------------------
+
+
+@contextmanager
+def master_and_replica() -> Iterator[tuple[RedisServer, RedisServer]]:
+    with running() as first, running("--replicaof", "127.0.0.1", str(first.port)) as second:
+        until(lambda: first.info("replication")["connected_slaves"] == 1 and second.is_in_step)
+        yield first, second
+
+
+def careful(server: RedisServer) -> str:
+    return f"{server.url}?replicas=1&wait_ms=300&timeout=2"
+
+
+async def test_case_38_a_refund_that_is_set_aside_outlives_its_master() -> None:
+    """It may be on its way to the chain: the next master serves nothing of what it returns."""
+    with master_and_replica() as (first, second):
+        async with store_at(careful(first)) as store:
+            channel_id = await open_channel(store)
+            await charge_next(store, channel_id, 5, 5)
+            await store.begin_refund(channel_id, voucher(5), None, "refund")
+            first.kill()
+        second.command("REPLICAOF", "NO", "ONE")
+        async with store_at(second.url) as store:
+            refunding = (await record_of(store, channel_id)).refunding
+            assert refunding
+            assert refunding.amount == 10**9 - 5
+            with pytest.raises(RefusedByChannel) as refused:
+                await store.reserve(channel_id, voucher(10), 5, "next")
+            assert refused.value.reason is Reason.EXCEEDS_BALANCE
+
+
+async def test_case_38_a_refund_that_a_fail_over_could_forget_does_not_begin() -> None:
+    """The replica that will take over is cut off: nobody is told to send anything."""
+    with master_and_replica() as (first, second):
+        async with store_at(careful(first)) as store:
+            channel_id = await open_channel(store)
+            await charge_next(store, channel_id, 5, 5)
+            second.command("REPLICAOF", "NO", "ONE")
+            with pytest.raises(StoreUnavailable, match="too few replicas"):
+                await store.begin_refund(channel_id, voucher(5), None, "refund")
+            await store.end_refund(channel_id, "refund", None)
+            assert (await record_of(store, channel_id)).refunding is None
+            first.kill()
+        async with store_at(second.url) as store:
+            assert (await charge_next(store, channel_id, 10, 5)).charged == 10
+
+
+async def test_case_41_what_would_cost_money_if_it_was_forgotten_needs_its_replica() -> None:
+    with master_and_replica() as (first, second):
+        async with store_at(careful(first)) as store:
+            running_on, channel_id = [await open_channel(store, number) for number in range(2)]
+            await store.reserve(running_on, voucher(7), 7, "a")
+            token = await store.lease("job", "me", 60_000)
+            assert token
+            second.command("REPLICAOF", "NO", "ONE")
+            refused = {
+                "reserve": store.reserve(channel_id, voucher(5), 5, "a"),
+                "refuse": store.refuse(channel_id, Ticket("payment-id-of-16-and-more", bytes(32))),
+                "begin_refund": store.begin_refund(channel_id, None, None, "b"),
+                "spend": store.spend(b"nonce", "a", 60_000),
+                "take": store.take(b"free", "a", 1, 60_000),
+                "slip": slips_of(store).swap(b"slip", None, b"paid", 60_000),
+                "lease": store.lease("job", "me", 60_000),
+                "put_note": store.put_note("job/note", b"sent", token),
+            }
+            assert set(refused) == {*STRICT, "slip"}
+            outcomes = await asyncio.gather(*refused.values(), return_exceptions=True)
+            assert [str(outcome) for outcome in outcomes] == ["too few replicas have it"] * 8
+            await store.renew([(running_on, "a")])
+            assert (await store.charge(running_on, "a", 7)).charged == 7, "it was let in before"
+            await store.release(channel_id, "a")
+            await store.give_back(b"free", "a")
+            await store.end_refund(channel_id, "b", None)
+            await open_channel(store)
 
 
 # -- Sentinels -----------------------------------------------------------------------------------
