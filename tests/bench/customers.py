@@ -17,7 +17,7 @@ from helpers.chain import DOMAIN, FAR_FUTURE, NETWORK, TOKEN_DOMAIN
 from msgspec import Raw
 
 from paywall.protocol import eip712, once
-from paywall.protocol.channel import ChannelConfig
+from paywall.protocol.channel import ChannelConfig, Voucher
 from paywall.protocol.eip712 import Authorization
 from paywall.protocol.money import Address, parse_address
 from paywall.protocol.schemes import batch, exact
@@ -117,7 +117,7 @@ class Customer:
         name = f"payment-{self.channel_id[:4].hex()}-{self.total:012}" if named else None
         return _paying(self._header(batch.SCHEME, payload, name))
 
-    def _next_voucher(self) -> batch.Voucher:
+    def _next_voucher(self) -> Voucher:
         self.total += PRICE
         return batch.sign_voucher(self.key, DOMAIN, self.channel_id, self.total)
 
