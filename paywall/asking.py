@@ -11,6 +11,7 @@ function raises is raised into the conversation.
 
 import inspect
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,8 +24,13 @@ _T = TypeVar("_T")
 class Call(Generic[_T]):
     """A function to call before the conversation goes on."""
 
-    def __init__(self, function: Callable[[], _T | Awaitable[_T]]) -> None:
+    def __init__(
+        self,
+        function: Callable[[], _T | Awaitable[_T]],
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._function = function
+        self._within = within
         self._answer: list[_T] = []
 
     @property
@@ -34,7 +40,8 @@ class Call(Generic[_T]):
 
     def make(self) -> None:
         """Raises ConfigurationError for a function that wants to be awaited."""
-        found = self._function()
+        with self._within():
+            found = self._function()
         if isinstance(found, Awaitable):
             if inspect.iscoroutine(found):
                 found.close()  # it will not be awaited, and has nothing to say about that
@@ -42,8 +49,9 @@ class Call(Generic[_T]):
         self._answer.append(found)
 
     async def make_later(self) -> None:
-        found = self._function()
-        self._answer.append(await found if isinstance(found, Awaitable) else found)
+        with self._within():
+            found = self._function()
+            self._answer.append(await found if isinstance(found, Awaitable) else found)
 
 
 AnyCall = Call[bool] | Call[bytes]

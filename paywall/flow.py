@@ -187,10 +187,12 @@ def _approved(wallet: Wallet, approval: Approval, mine: Question) -> Agreement[i
     question = wallet.questions.put(approval, mine)
     if question is mine:
         try:
-            return (yield from wallet.ask(approval))
+            return (yield from wallet.ask(approval, mine))
         except NotApproved:
             mine.denied = approval.amount
             raise
+    if question.is_being_answered_here:
+        raise NotApproved(f"approve was asked for this {approval}, and would wait for itself")
     yield from question.wait()
     if question.denies(approval):
         raise NotApproved(f"the owner did not allow a {approval}")

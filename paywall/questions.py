@@ -4,11 +4,16 @@ Many tasks that meet a new provider at once all need its channel's first deposit
 serves them all. The first of them asks; the others wait until the owner has answered and the
 deposit, if it may be made, is written down. Then they find it on its way, and need nobody's word;
 or they hear the same no. A price is asked for by each request, for each is paid by itself.
+
+An owner's callback that pays at that very provider would wait for its own answer. What is paid in
+it, or in a task that it starts, knows which questions it is a part of (a context variable).
 """
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from paywall.asking import Approval
@@ -31,6 +36,20 @@ class Question:
         self.over: Future[None] = Future()
         self.over.set_running_or_notify_cancel()  # many wait for it, and none of them may end it
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """What happens in here is a part of the owner's answer."""
+        outside = _ASKING.set(_ASKING.get() | {self})
+        try:
+            yield
+        finally:
+            _ASKING.reset(outside)
+
+    @property
+    def is_being_answered_here(self) -> bool:
+        """Whether to wait for it would be to wait for oneself."""
+        return self in _ASKING.get()
+
     def denies(self, approval: Approval) -> bool:
         return self.denied is not None and self.denied <= approval.amount
 
@@ -38,6 +57,9 @@ class Question:
         """Until it is over, whoever asked it."""
         while not self.over.done():
             yield Turn(self.over, QUESTION_SECONDS)
+
+
+_ASKING: Final[ContextVar[frozenset[Question]]] = ContextVar("asking", default=frozenset())
 
 
 class Questions:

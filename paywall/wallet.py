@@ -47,7 +47,7 @@ from paywall.protocol.x402 import (
     encode_json,
     show_address,
 )
-from paywall.questions import Questions
+from paywall.questions import Question, Questions
 from paywall.signing import (
     deposit_request,
     signature,
@@ -71,6 +71,11 @@ class Wallet:
     `state` is the wallet's file, or the URL of a Redis that many wallets share. `approve` is asked
     above the amount `approve_above`; `on_event` is told what happens. Everything else is a limit
     (`paywall.policy.Limits`), in dollars.
+
+    `approve` must not wait for a payment by this wallet that needs the very deposit that it is
+    asked for: made in the callback, or in a task that it starts, that payment is NotApproved. Made
+    elsewhere (in another thread, or by an `approve` that waits for this one), nobody can tell, and
+    both wait for ever.
 
     Raises ConfigurationError when a key, an amount or the state cannot be used.
     """
@@ -171,12 +176,12 @@ class Wallet:
 
     # -- Asking the owner ------------------------------------------------------------------------
 
-    def ask(self, approval: Approval) -> Asking[int]:
+    def ask(self, approval: Approval, question: Question) -> Asking[int]:
         """Asks the owner, and returns the amount that is approved. Raises NotApproved."""
         approve = self._approve
         if approve is None:
             raise NotApproved(f"{approval} is above approve_above, and there is nobody to ask")
-        call = Call(lambda: approve(approval))
+        call = Call(lambda: approve(approval), question.asking)
         yield call
         if call.answer is not True:  # whatever else a callback returns is no consent
             raise NotApproved(f"the owner did not allow a {approval}")

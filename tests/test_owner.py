@@ -243,6 +243,43 @@ async def test_when_who_asks_is_cancelled_the_next_who_waits_asks(provider) -> N
     wallet.close()
 
 
+def test_an_owner_that_pays_what_it_is_asked_for_is_told_and_does_not_wait_for_itself(
+    provider,
+) -> None:
+    asked: list[Approval] = []
+
+    def owner(approval: Approval) -> bool:
+        asked.append(approval)
+        with pytest.raises(NotApproved, match="would wait for itself"):
+            client.get(URL)
+        return True
+
+    wallet = make_wallet(approve_above="$0.1", approve=owner)
+    with client_of(wallet, provider) as client:
+        for _ in range(2):
+            assert client.get(URL).json() == {"paid": True}
+    assert (len(asked), wallet.spent(), provider.charged) == (1, 2 * PRICE, 2 * PRICE)
+    wallet.close()
+
+
+async def test_nor_does_a_task_of_the_owner_and_others_wait_as_before(provider) -> None:
+    heard: list[object] = []
+
+    async def owner(approval: Approval) -> bool:
+        task = asyncio.create_task(client.get(URL))
+        heard.extend(await asyncio.gather(task, return_exceptions=True))
+        return True
+
+    wallet = make_wallet(approve_above="$0.1", approve=owner)
+    transport = httpx.MockTransport(provider.later)
+    async with AsyncClient(wallet=wallet, transport=transport) as client, asyncio.timeout(30):
+        three = await asyncio.gather(*(client.get(URL) for _ in range(3)))
+    assert [type(one) for one in heard] == [NotApproved]
+    assert [answer.json() for answer in three] == [{"paid": True}] * 3
+    assert wallet.spent() == provider.charged == 3 * PRICE
+    wallet.close()
+
+
 def test_the_same_address_on_two_networks_is_two_questions() -> None:
     questions, first, second = Questions(), Question(), Question()
     here = Approval("deposit", "https://a.test", "/x", "batch-settlement", DEPOSIT, USDC.base)
