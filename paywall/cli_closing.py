@@ -8,12 +8,13 @@ import typer
 import paywall
 from paywall.chain.payer import PayerNode
 from paywall.cli_keys import Rpc, WalletState, open_wallet, secret
-from paywall.closing import Closing, Found, close, recover, withdraw, withdraw_due
+from paywall.closing import Closing, close, withdraw, withdraw_due
 from paywall.console import Json, Network, RpcUrl, err, print_rows, run
 from paywall.places import origin_of
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.money import Address
 from paywall.protocol.x402 import parse_bytes, show_address
+from paywall.recovery import Found, recover
 from paywall.reviews import Review, review_refused
 
 CLOSE_SECONDS: Final = 120.0

@@ -1,24 +1,18 @@
-"""Bringing an agent's money home: a refund by the provider, a withdrawal by time, a lost file.
+"""Bringing an agent's money home: a refund by the provider, or a withdrawal by time.
 
     await close(client, url, chain)      the provider returns what is left; where it does not (it
                                          refuses, is gone, says so and the chain does not), withdraw
     await withdraw(wallet, channel, chain)   one step: begin, wait, or take. Call it again later
-    await recover(wallet, chain)         finds the payer's channels when the wallet's file is lost
 
 A withdrawal needs no provider. It leaves in the channel what the agent owes by its own books, so
 that an honest provider can still claim that; `everything=True` asks for all that is unclaimed, and
 whatever the provider holds a voucher for it can still claim until the delay is over.
-
-After a recovery nobody knows what was signed and not claimed. Signing a total a second time costs
-nothing, for totals are no sums; so a recovered channel begins at what is claimed, and the provider
-corrects it with this payer's own signature, as after any loss.
 
 Source: batch-settlement EVM specification, "Refund", "Withdrawal".
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -33,8 +27,8 @@ from paywall.places import origin_of
 from paywall.protocol.channel import ChainState, ChannelConfig
 from paywall.protocol.errors import AgentError, PaymentError, Reverted
 from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS
-from paywall.protocol.money import Address
 from paywall.protocol.schemes import batch
+from paywall.protocol.x402 import show_bytes
 from paywall.wallet import Wallet
 from paywall.walletrows import Account, Withdrawal
 
@@ -42,8 +36,6 @@ log = logging.getLogger("paywall.wallet")
 
 REFUND_SEEN_SECONDS: Final = (0.5, 1.0, 2.0, 4.0)
 """How long a chain may take to show a refund that was told of: an endpoint lags behind others."""
-UNKNOWN_ORIGIN: Final = ""
-"""Of a channel that was found on chain, and whose provider nobody has named yet."""
 
 
 class PayerChain(Protocol):
@@ -55,7 +47,6 @@ class PayerChain(Protocol):
     async def time(self) -> int: ...
     async def initiate_withdraw(self, config: ChannelConfig, amount: int) -> Mined: ...
     async def finalize_withdraw(self, config: ChannelConfig) -> tuple[Mined, int]: ...
-    async def channels_of(self, payer: Address, first: int = 0) -> list[ChannelConfig]: ...
 
 
 State = Literal["refunded", "withdrawing", "withdrawn", "empty"]
@@ -155,7 +146,7 @@ async def withdraw(
     ready_at = state.withdraw_requested_at + config.withdraw_delay_seconds
     if await chain.time() < ready_at:
         _note(wallet, account, state.withdraw_amount, ready_at)
-        return Closing("withdrawing", _hex(channel_id), state.withdraw_amount, "", ready_at)
+        return Closing("withdrawing", show_bytes(channel_id), state.withdraw_amount, "", ready_at)
     return await _take(wallet, account, config, chain)
 
 
@@ -171,7 +162,7 @@ async def _begin(
     amount = state.balance - owed
     if amount <= 0:
         _done(wallet, account, state)
-        return Closing("empty", _hex(account.channel_id))
+        return Closing("empty", show_bytes(account.channel_id))
     try:
         mined = await chain.initiate_withdraw(config, amount)
     except Reverted:
@@ -182,13 +173,13 @@ async def _begin(
     requested_at = (await chain.channel(account.channel_id)).withdraw_requested_at
     ready_at = requested_at + config.withdraw_delay_seconds
     _note(wallet, account, amount, ready_at, transaction)
-    return Closing("withdrawing", _hex(account.channel_id), amount, transaction, ready_at)
+    return Closing("withdrawing", show_bytes(account.channel_id), amount, transaction, ready_at)
 
 
 async def _take(
     wallet: Wallet, account: Account, config: ChannelConfig, chain: PayerChain
 ) -> Closing:
-    channel = _hex(account.channel_id)
+    channel = show_bytes(account.channel_id)
     try:
         mined, amount = await chain.finalize_withdraw(config)
     except Reverted:
@@ -212,91 +203,8 @@ async def withdraw_due(wallet: Wallet, chain: PayerChain) -> list[Closing]:
         try:
             steps.append(await withdraw(wallet, account.channel_id, chain))
         except PaymentError as error:
-            log.warning("channel %s is not withdrawn: %s", _hex(account.channel_id), error)
+            log.warning("channel %s is not withdrawn: %s", show_bytes(account.channel_id), error)
     return steps
-
-
-# -- A lost file -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A channel that the chain knows and the wallet's file did not. Amounts are atomic units."""
-
-    channel: str
-    origin: str
-    receiver: Address
-    balance: int
-    claimed: int
-    known: bool
-    """Whether the file had it already; then no more was changed than what was claimed since."""
-
-
-async def recover(
-    wallet: Wallet, chain: PayerChain, origins: Iterable[str] = (), first_block: int = 0
-) -> list[Found]:
-    """Puts the payer's channels that still hold money into the wallet's file.
-
-    The channel of an origin (scheme, host and port) is found again by its name, so whoever names
-    `origins` sees which is whose; others are found and used again all the same. What is locked up
-    counts against the wallet's total. What was claimed, the contract has checked this wallet's
-    signature for: a channel that the file knows with less is caught up, and one that is empty is
-    written down too, so that a provider which has lost its proof is paid again.
-    """
-    names = {salt: origin for origin in origins for salt in salts_of(origin)}
-    found = []
-    for config in await chain.channels_of(wallet.payer.account, first_block):
-        if config.payer_authorizer != wallet.payer.authorizer:
-            continue  # its vouchers are signed by a key that this wallet does not have
-        channel_id = config.channel_id(chain.network)
-        state = await chain.channel(channel_id)
-        if not state.balance:
-            continue
-        origin = names.get(config.salt, UNKNOWN_ORIGIN)
-        known = _adopt(wallet, _found_account(config, channel_id, chain.network, origin, state))
-        told = Found(_hex(channel_id), origin, config.receiver, state.balance, state.claimed, known)
-        if state.balance > state.claimed:  # an empty one is worth knowing, not telling
-            found.append(told)
-    return found
-
-
-def _found_account(
-    config: ChannelConfig, channel_id: bytes, network: str, origin: str, state: ChainState
-) -> Account:
-    return Account(
-        channel_id=channel_id,
-        origin=origin,
-        network=network,
-        asset=config.token,
-        config=bytes(batch.config_wire(config)),
-        in_flight=1,
-        balance=state.balance,
-        charged=state.claimed,
-        signed=state.claimed,
-        deposited=state.balance,
-    )
-
-
-def _adopt(wallet: Wallet, account: Account) -> bool:
-    """Writes a channel that is not there; True when it is. It was spent long ago, not now."""
-    with wallet.file.change():
-        known = wallet.file.account(account.channel_id)
-        if known is None:
-            wallet.file.put(account, at=0.0)
-        elif known.charged < account.charged:
-            wallet.file.put(_caught_up(known, account), at=0.0)
-    return known is not None
-
-
-def _caught_up(known: Account, found: Account) -> Account:
-    """A channel of which more was claimed than its file knew."""
-    return replace(
-        known,
-        balance=found.balance,
-        charged=found.charged,
-        signed=max(known.signed, found.signed),
-        deposited=max(known.deposited, found.deposited),
-    )
 
 
 # -- The wallet's own record -----------------------------------------------------------------------
@@ -320,7 +228,7 @@ def config_of(account: Account) -> ChannelConfig:
 def _account(wallet: Wallet, channel_id: bytes) -> Account:
     account = wallet.file.account(channel_id)
     if account is None:
-        raise AgentError(f"this wallet has no channel {_hex(channel_id)}")
+        raise AgentError(f"this wallet has no channel {show_bytes(channel_id)}")
     return account
 
 
@@ -355,7 +263,3 @@ def _as_on_chain(account: Account, state: ChainState, now: float) -> Account:
     if pending and pending.valid_before < now - MAX_CLOCK_SKEW_SECONDS:
         account = replace(account, deposit=None, deposit_until=0.0)
     return replace(account, balance=state.balance, deposited=max(account.spent, state.balance))
-
-
-def _hex(channel_id: bytes) -> str:
-    return "0x" + channel_id.hex()

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 import paywall
 from paywall.chain.devnet import Devnet
 from paywall.chain.payer import PayerNode
-from paywall.closing import Closing, close, recover, withdraw, withdraw_due
+from paywall.closing import Closing, close, withdraw, withdraw_due
 from paywall.protocol.eip712 import keccak
 from paywall.protocol.errors import (
     AgentError,
@@ -32,6 +32,7 @@ from paywall.protocol.errors import (
     ProviderMisbehaved,
 )
 from paywall.protocol.x402 import show_address
+from paywall.recovery import recover
 from paywall.wallet import Wallet
 
 DEPOSIT = 200_000

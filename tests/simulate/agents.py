@@ -21,7 +21,6 @@ from coincurve import PrivateKey
 from msgspec import Raw
 
 from paywall.client import AsyncTransport
-from paywall.closing import recover
 from paywall.protocol import eip712
 from paywall.protocol.channel import ChannelConfig
 from paywall.protocol.errors import (
@@ -32,6 +31,7 @@ from paywall.protocol.errors import (
     Reason,
 )
 from paywall.protocol.schemes.batch import channel_of
+from paywall.recovery import recover
 from paywall.wallet import Wallet
 from simulate.chain import EPOCH, Chain
 from simulate.cheap import Disk
