@@ -31,6 +31,7 @@ from paywall.answers import Headers, send_json
 from paywall.exchange import Payment
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import MAX_ANSWER_BYTES
+from paywall.proxy_connections import Connections
 
 log = logging.getLogger("paywall.proxy")
 
@@ -87,15 +88,13 @@ class Upstream:
         self._base = self._url.raw_path.rstrip(b"/")
         self._timeouts = timeouts or Timeouts()
         self._keep_host = keep_host
-        self._transport = httpx.AsyncHTTPTransport(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=128), retries=1
-        )
+        self._connections = Connections()
         self._running = 0
         self._retired: asyncio.Task[None] | None = None
         self._is_retired = False
 
     async def close(self) -> None:
-        await self._transport.aclose()
+        await self._connections.close()
 
     def retire(self) -> None:
         """No more requests come; closes when the last that runs is over."""
@@ -138,21 +137,22 @@ class Upstream:
                 self.retire()
 
     async def _exchange(self, request: httpx.Request, scope: Scope, send: Send) -> None:
-        try:
-            answer = await self._transport.handle_async_request(request)
-        except _HungUp:
-            return
-        except httpx.TimeoutException as error:
-            log.warning("%s did not answer in time: %r", self._url, error)
-            connecting = isinstance(error, httpx.ConnectTimeout)
-            return await _down(scope, send, 502 if connecting else 504)
-        except httpx.TransportError as error:
-            log.warning("%s cannot be reached: %r", self._url, error)
-            return await _down(scope, send, 502)
-        try:
-            await _hand_back(answer, scope, send)
-        finally:
-            await answer.aclose()
+        async with self._connections.one() as connection:
+            try:
+                answer = await connection.handle_async_request(request)
+            except _HungUp:
+                return
+            except httpx.TimeoutException as error:
+                log.warning("%s did not answer in time: %r", self._url, error)
+                connecting = isinstance(error, httpx.ConnectTimeout)
+                return await _down(scope, send, 502 if connecting else 504)
+            except httpx.TransportError as error:
+                log.warning("%s cannot be reached: %r", self._url, error)
+                return await _down(scope, send, 502)
+            try:
+                await _hand_back(answer, scope, send)
+            finally:
+                await answer.aclose()
 
     def _request(self, scope: Scope, target: bytes, upload: "_Upload") -> httpx.Request:
         query = scope.get("query_string", b"")
