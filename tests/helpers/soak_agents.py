@@ -6,7 +6,6 @@ down here, on its own side, and never read from the provider.
 
 import asyncio
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,10 +18,6 @@ import httpx
 
 from helpers.worker_app import digest_of
 from paywall import AgentError, AsyncClient, PaymentLost, Wallet
-
-# httpcore looks for sniffio several times per request, and where there is none each look costs a
-# third of a millisecond. Told once that there is none, it goes on at once: with asyncio.
-sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 _CUT_RATE: Final = 0.03
 """Answers that a cut connection loses on their way; the client sends the payment again."""
