@@ -19,13 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from paywall.chain.devnet import Devnet
+from paywall.cli_channels import channels
 from paywall.cli_closing import close_channel, recover_channels, withdraw_channels
 from paywall.cli_dashboard import dashboard
 from paywall.cli_facilitator import facilitator
 from paywall.cli_fetch import fetch
 from paywall.cli_ledger import ledger
 from paywall.cli_limits import limits
-from paywall.cli_provider import channels, claim, refund, settle
+from paywall.cli_provider import claim, refund, settle
 from paywall.cli_proxy import proxy
 from paywall.cli_setup import check, doctor, init
 from paywall.cli_wallet import wallet

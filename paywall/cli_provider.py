@@ -1,11 +1,9 @@
-"""The provider's commands: `paywall channels | claim | settle | refund`."""
+"""The provider's commands on chain: `paywall claim | settle | refund`."""
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -34,8 +32,6 @@ from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.money import KNOWN_ASSETS
 from paywall.protocol.x402 import show_address, show_bytes
 from paywall.stores import DEFAULT_STORE, Store, open_store
-from paywall.walletrows import Account
-from paywall.walletstate import open_state
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be sent and what it costs.")
@@ -44,40 +40,6 @@ NativePrice = Annotated[
     str, typer.Option(help="What the network's coin, which pays for gas, costs in the token.")
 ]
 _POLICY = ClaimPolicy()
-
-
-def channels(
-    store: Annotated[
-        str | None,
-        typer.Option("--store", envvar="PAYWALL_STORE", help="A provider's store."),
-    ] = None,
-    wallet: Annotated[
-        str | None,
-        typer.Option(
-            "--wallet", envvar="PAYWALL_WALLET", help="An agent's file, or the URL of its Redis."
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Lists channels: a provider's (--store) or an agent's (--wallet).
-
-    Amounts are atomic units of the channel's token (a millionth of a dollar for USDC). `charged` is
-    what requests have cost, `claimed` what the contract has recorded of it, `signed` how far the
-    payer has promised, and `balance` what was ever deposited, less refunds. Reads the store or the
-    file alone: no chain is asked.
-    """
-    if wallet:
-        rows = [_account_row(account) for account in _accounts(wallet)]
-    else:
-        rows = [_channel_row(channel) for channel in run(_all_channels(store or DEFAULT_STORE))]
-    print_rows(rows, as_json, "no channels")
-
-
-def _accounts(wallet: str) -> list[Account]:
-    if "://" not in wallet and not Path(wallet).exists():
-        raise ConfigurationError(f"there is no wallet file {wallet}")
-    with closing(open_state(wallet, time.time)) as state:
-        return state.accounts()
 
 
 def claim(
@@ -263,18 +225,6 @@ async def _open(url: str, node: Node) -> AsyncIterator[tuple[Store, Node]]:
         await store.close()
 
 
-async def _all_channels(url: str) -> list[Channel]:
-    store = open_store(url)
-    await store.open()
-    try:
-        found: list[Channel] = []
-        while page := await store.channels(found[-1].channel_id if found else b""):
-            found += page
-        return found
-    finally:
-        await store.close()
-
-
 def _channel_id(text: str) -> bytes:
     try:
         channel_id = bytes.fromhex(text.removeprefix("0x"))
@@ -300,43 +250,3 @@ def _costs(mined: Mined) -> dict[str, object]:
         "gas": mined.gas,
         "fee_wei": mined.fee_wei,
     }
-
-
-def _channel_row(channel: Channel) -> dict[str, object]:
-    return {
-        "channel": show_bytes(channel.channel_id),
-        "payer": show_address(channel.config.payer),
-        "network": channel.network,
-        "balance": channel.balance,
-        "signed": channel.signed,
-        "charged": channel.charged,
-        "claimed": channel.claimed,
-        "unclaimed": channel.unclaimed,
-        "in_flight": len(channel.holds),
-    }
-
-
-def _account_row(account: Account) -> dict[str, object]:
-    asset = KNOWN_ASSETS.get((account.network, account.asset))
-    return {
-        "origin": account.origin,
-        "channel": show_bytes(account.channel_id),
-        "network": account.network,
-        "asset": asset.symbol if asset else account.asset.hex(),
-        "balance": account.balance,
-        "charged": account.charged,
-        "signed": account.signed,
-        "left": max(0, account.balance - account.spent),
-        "withdrawal": _withdrawal(account),
-        "stopped": account.stopped,
-    }
-
-
-def _withdrawal(account: Account) -> str | None:
-    """How far the channel's money is on its way home, for `paywall withdraw`."""
-    found = account.withdrawal
-    if found is None:
-        return None
-    if found.done:
-        return "done"
-    return f"ready at {found.ready_at:.0f}" if found.transaction else "wanted"
