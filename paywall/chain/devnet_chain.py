@@ -5,8 +5,10 @@ automine is off. Blocks are kept in memory beside py-evm's own database, which i
 snapshot is a copy of it, and going back to one opens the chain again, so what is mined afterwards
 gets other hashes, as in a real reorganisation.
 
-The clock is the wall's plus what was travelled, and every block is later than the one before: a
-burst of blocks runs ahead of the wall by a second each.
+The clock is the wall's plus what was travelled, and every block is later than the one before, as
+the protocol wants it. So a burst of blocks runs ahead of the wall by a second each; who keeps time
+by the wall is then behind the chain until the wall has caught up, or `travel(0)` was called and its
+clock was set by the head.
 
 Nothing here knows of JSON. Not thread-safe: the server holds one lock around it.
 """
