@@ -12,7 +12,7 @@ import typer
 from helpers.readme import EXAMPLES, README, ROOT
 
 import paywall
-from paywall import Node, Paywall, Wallet
+from paywall import Node, Paywall, Wallet, alarms
 from paywall.bounds import bounds
 from paywall.cli import app as cli
 from paywall.policy import Limits
@@ -90,6 +90,18 @@ def test_the_short_list_of_limits_is_what_the_limits_are() -> None:
         "rows in one claim": "{MAX_CLAIM_ROWS}",
     }
     assert dict(told) == {what: text.format(**numbers) for what, text in expected.items()}
+
+
+def test_every_alarm_has_a_row_that_says_what_helps_and_every_such_row_is_an_alarm() -> None:
+    there = {kind.__name__ for kind in vars(alarms).values() if _is_alarm(kind)}
+    (table,) = re.findall(r"\| alarm \| what is wrong \| what helps \|\n(.*?)\n\n", README, re.S)
+    rows = re.findall(r"^\| `(\w+)` \| \S[^|]+ \| \S[^|]+ \|$", table, re.M)
+    assert sorted(rows) == sorted(there)
+
+
+def _is_alarm(kind: object) -> bool:
+    is_one = isinstance(kind, type) and issubclass(kind, alarms.Alarm)
+    return is_one and kind is not alarms.Alarm
 
 
 def test_every_extra_that_is_named_exists_and_every_extra_is_named() -> None:
