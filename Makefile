@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases stream limits audit install clean redis
+.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases edges stream limits audit install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -51,6 +51,9 @@ budget-race: $(VENV)/.development ## a hundred seeded races of tasks and process
 
 agent-kills: $(VENV)/.development ## an agent killed -9 at random points, two hundred seeds; three ledgers compared
 	@PYTHONPATH=tests $(BIN)/python -m agent_kills $(ARGS)
+
+edges: $(VENV)/.development redis ## stores against each other, with amounts where their numbers end
+	@PAYWALL_EDGE_SEEDS=20 $(BIN)/python -m pytest tests/stores/test_edges.py $(ARGS)
 
 stream: $(VENV)/.development      ## 200 MiB each way through the proxy, in flat memory
 	@PAYWALL_STREAM_MIB=200 $(BIN)/python -m pytest tests/test_cli_proxy.py -k flat $(ARGS)

@@ -12,6 +12,8 @@ from helpers.stores import STORES, Maker
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from paywall.protocol.channel import RefusedByChannel
+
 
 class StoreMachine(PaymentMachine):
     """Every move against a store too: the same answer, and the same record after it."""
@@ -29,6 +31,9 @@ class StoreMachine(PaymentMachine):
         answer, record = self.loop.run(self._both(move))
         assert record == self.channel
         assert essence(answer) == essence(expected)
+        if isinstance(expected, RefusedByChannel):
+            assert isinstance(answer, RefusedByChannel)
+            assert answer.channel == expected.channel, "what the payer is shown"
 
     async def _both(self, move: Move) -> tuple[object, object]:
         answer: object
