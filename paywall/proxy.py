@@ -5,11 +5,8 @@ for. Bodies travel in both directions as they come, one piece at a time, and a s
 slows the other down: memory does not grow with a body. An answer that says it is small comes in one
 piece, so that it can be kept for a client that loses it.
 
-What belongs to one connection stays on it (RFC 9110 §7.6.1), and trailers with it, for no server
-of ours can send them on over HTTP/1.1 (§6.5.1 allows an intermediary to drop them). What a client
-says about its own origin is dropped too, and said anew from the connection. The upstream learns who
-paid: `Paywall-Payer` and `Paywall-Price` (atomic units); it may answer `Paywall-Charge: $0.0003` to
-charge less than the price. Nobody outside can send or see these three.
+Which headers are handed on, and what the upstream learns of a payment, is a matter of its own
+(`paywall.proxy_headers`).
 
 An upstream that cannot be reached is 502, one that does not answer in time 504, and neither is
 charged. When it breaks off in its answer, so do we.
@@ -18,10 +15,10 @@ charged. When it breaks off in its answer, so do we.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httpx
@@ -32,34 +29,11 @@ from paywall.exchange import Payment
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.proxy_connections import Connections
+from paywall.proxy_headers import CHARGE, end_to_end, handed_back, sent_on
 
 log = logging.getLogger("paywall.proxy")
 
-PAYER: Final = b"paywall-payer"
-PRICE: Final = b"paywall-price"
-CHARGE: Final = b"paywall-charge"
-
-_HOP_BY_HOP: Final = frozenset(
-    (
-        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate"),
-        *(b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
-    )
-)
-_OURS: Final = frozenset(
-    (
-        *(b"payment-signature", b"x-payment", b"sign-in-with-x", b"paywall-pass"),
-        *(PAYER, PRICE, CHARGE),
-    )
-)
-_ABOUT_THE_CLIENT: Final = frozenset(
-    (
-        *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
-        *(b"x-forwarded-port", b"x-forwarded-server", b"x-real-ip"),
-    )
-)
-_NOT_SENT_ON: Final = _OURS | _ABOUT_THE_CLIENT | {b"host", b"expect"}
 _SEPARATORS = re.compile(r"[/\\;?]")
-_VIA: Final = (b"via", b"1.1 paywall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +134,7 @@ class Upstream:
         return httpx.Request(
             scope["method"],
             self._url,
-            headers=self._headers(scope),
+            headers=sent_on(scope, self._url.netloc, self._keep_host),
             stream=upload,
             extensions={
                 "target": self._base + target + (b"?" + query if query else b""),
@@ -172,32 +146,6 @@ class Upstream:
                 },
             },
         )
-
-    def _headers(self, scope: Scope) -> Headers:
-        given: Headers = scope["headers"]
-        host = next((value for name, value in given if name == b"host"), b"")
-        # Services that cannot tell the two signs apart would take one name for the other.
-        kept = [one for one in _end_to_end(given) if one[0].replace(b"_", b"-") not in _NOT_SENT_ON]
-        chunked = any(name == b"transfer-encoding" for name, _ in given)
-        if chunked:  # a length beside it would be another opinion of where the body ends
-            kept = [pair for pair in kept if pair[0] != b"content-length"]
-        payment = scope.get("payment")
-        paid = _facts(payment) if isinstance(payment, Payment) else []
-        client = scope.get("client")
-        return [
-            (b"host", host if self._keep_host and host else self._url.netloc),
-            *kept,
-            *([(b"transfer-encoding", b"chunked")] if chunked else []),
-            *([(b"x-forwarded-for", client[0].encode())] if client else []),
-            (b"x-forwarded-proto", scope.get("scheme", "http").encode()),
-            *([(b"x-forwarded-host", host)] if host else []),
-            _VIA,
-            *paid,
-        ]
-
-
-def _facts(payment: Payment) -> Headers:
-    return [(PAYER, payment.payer.encode()), (PRICE, str(payment.amount).encode())]
 
 
 def _checked(url: str) -> httpx.URL:
@@ -212,18 +160,6 @@ def _checked(url: str) -> httpx.URL:
             f"upstream: {url!r} is not the URL of a service, such as http://127.0.0.1:3000"
         )
     return parsed
-
-
-def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Without what belongs to the connection, also by the connection's own word."""
-    pairs = [(name.lower(), value) for name, value in headers]
-    named = {
-        option.strip().lower()
-        for name, value in pairs
-        if name == b"connection"
-        for option in value.split(b",")
-    }
-    return [pair for pair in pairs if pair[0] not in _HOP_BY_HOP and pair[0] not in named]
 
 
 # -- The request's body --------------------------------------------------------------------------
@@ -280,12 +216,12 @@ async def _hand_back(answer: httpx.Response, scope: Scope, send: Send) -> None:
 
 
 def _head(answer: httpx.Response, scope: Scope) -> Message:
-    headers = _end_to_end(answer.headers.raw)
+    headers = end_to_end(answer.headers.raw)
     _charge(scope.get("payment"), headers)
     return {
         "type": "http.response.start",
         "status": answer.status_code,
-        "headers": [*(pair for pair in headers if pair[0] not in _OURS), _VIA],
+        "headers": handed_back(headers),
     }
 
 
