@@ -19,12 +19,14 @@ from functools import lru_cache
 from typing import Final
 
 from paywall import receipts, telling
+from paywall.alarms import Board
 from paywall.batch_gate import BatchGate
 from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.clock import steady_time
 from paywall.deposit_gate import DepositRules, has_failed
 from paywall.exact_gate import ExactGate, ExactRules, is_exact
+from paywall.gas_watch import GasWatch
 from paywall.mirror import PAUSES_SECONDS, Mirror
 from paywall.notices import NOBODY, News
 from paywall.protocol import once
@@ -70,15 +72,16 @@ class Gate:
         self._chores = Chores()
         self._running = Running(store, self._chores, terms.withdraw_delay_seconds, clock)
         mirror = Mirror(store, chain, self._chores, clock)
+        heard = GasWatch(chain, Board(deposits.alarms))
         self._batch = BatchGate(
-            terms, deposits, store, chain, mirror, self._chores, self._running, clock, news
+            terms, deposits, store, heard, mirror, self._chores, self._running, clock, news
         )
         self._channels = channels
         self._exact: ExactGate | None = None
         if exact:
             paid = ExactTerms(terms.asset, terms.pay_to, terms.timeout_seconds)
             self._exact = ExactGate(
-                paid, exact, store, chain, self._chores, clock, mirror.strangers
+                paid, exact, store, heard, self._chores, clock, mirror.strangers
             )
         self._renewer: asyncio.Task[None] | None = None
         self.quote = lru_cache(maxsize=1024)(self._quote)

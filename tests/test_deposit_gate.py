@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_alarm
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from helpers.stores import STORES
 from msgspec.structs import replace
 
 from paywall import deposit_turns
-from paywall.alarms import Alarm, DepositLost, DepositsUsedUp
+from paywall.alarms import Alarm, DepositLost, DepositsUsedUp, GasTooDear, GasWalletEmpty
 from paywall.chain.own import FeeTooHigh
 from paywall.crowd import crowd_alarm
 from paywall.deposit_gate import DepositRules
@@ -422,6 +423,33 @@ async def test_case_36_a_top_up_that_cost_no_gas_leaves_a_customer_one(
             await admit(gate, top_up, worth)
     house.ledger.faults.clear()
     await admit(gate, top_up, worth)
+
+
+async def test_case_35_the_owner_hears_that_a_deposit_or_a_refund_cannot_be_paid_for(
+    house: House,
+) -> None:
+    """No claim may be due for a day; new payers are turned away at once."""
+    gate, agent = await house.worker(), house.agent()
+    house.ledger.faults["deposit"] = OutOfGas("the gas wallet is empty")
+    for _ in range(2):
+        with pytest.raises(OutOfGas):
+            await admit(gate, agent.fill(PRICE))
+    empty = GasWalletEmpty(NETWORK, "the gas wallet is empty")
+    assert house.alarms == [empty]
+    house.ledger.faults["deposit"] = FeeTooHigh("dear")
+    with pytest.raises(FeeTooHigh):
+        await admit(gate, agent.fill(PRICE))
+    dear = GasTooDear(NETWORK, "dear")
+    assert house.alarms == [empty, dear]
+    house.ledger.faults.clear()
+    await gate.release(await admit(gate, agent.fill(PRICE)))
+    over = [replace_alarm(empty, over=True), replace_alarm(dear, over=True)]
+    assert house.alarms == [empty, dear, *over]
+    await gate.release(await admit(gate, agent.fill(PRICE)))
+    house.ledger.faults["refund"] = OutOfGas("the gas wallet is empty")
+    with pytest.raises(OutOfGas):
+        await refund(gate, agent.refund(0))
+    assert house.alarms[4:] == [empty]
 
 
 async def test_case_36_one_payer_that_is_turned_away_takes_nothing_from_the_others(
