@@ -20,7 +20,7 @@ from paywall.keys import LocalKey
 from paywall.places import known_quote, origin_of, place_of, quote_of, remember
 from paywall.protocol import sign_in
 from paywall.protocol.errors import AgentError, OverBudget
-from paywall.protocol.sign_in import Challenge
+from paywall.protocol.sign_in_message import Challenge
 from paywall.protocol.x402 import PaymentRequired
 from paywall.sending import Agreement
 from paywall.wallet import Wallet

@@ -5,10 +5,10 @@ for, and sends the proof in a header of its own. A proof is for one origin, good
 good once: whoever checks it spends its nonce. The nonce may be of the client's own making, so a
 client that has seen one challenge of an origin signs in on the first try.
 
-The message is that of EIP-4361, signed as EIP-191 says, by a key. Contract wallets (EIP-1271,
-EIP-6492) and other chains than EVM ones are not spoken here.
+The message is that of EIP-4361 (`paywall.protocol.sign_in_message`), signed by a key. Contract
+wallets (EIP-1271, EIP-6492) and other chains than EVM ones are not spoken here.
 
-Sources: extensions/sign-in-with-x.md, "Message Format", "Verification Logic"; EIP-4361; EIP-191.
+Source: extensions/sign-in-with-x.md, "Verification Logic".
 """
 
 import re
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from paywall.protocol import eip712
 from paywall.protocol.eip712 import BadSignature, keccak
@@ -25,10 +25,20 @@ from paywall.protocol.instants import parse_instant, show_instant
 from paywall.protocol.limits import (
     MAX_CLOCK_SKEW_SECONDS,
     MAX_SIGN_IN_HEADER_BYTES,
-    MAX_TEXT_BYTES,
     SIGN_IN_SECONDS,
 )
 from paywall.protocol.money import Address, parse_address
+from paywall.protocol.sign_in_message import (
+    SCHEMA,
+    Advertised,
+    Chain,
+    Challenge,
+    Info,
+    Proof,
+    is_plain,
+    signed_digest,
+    told_of,
+)
 from paywall.protocol.x402 import (
     Malformed,
     decode_base64,
@@ -46,52 +56,9 @@ HEADER: Final = "SIGN-IN-WITH-X"
 _EIP191: Final = "eip191"
 _NONCE = re.compile("[A-Za-z0-9]{8,128}", re.ASCII)
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-
-class Info(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
-    """What a provider asks to be signed."""
-
-    domain: str
-    uri: str
-    version: str = "1"
-    nonce: str
-    issued_at: str
-    expiration_time: str | UnsetType | None = UNSET
-    not_before: str | UnsetType | None = UNSET
-    request_id: str | UnsetType | None = UNSET
-    statement: str | UnsetType | None = UNSET
-    resources: list[str] | UnsetType | None = UNSET
-
-
-class Proof(Info, rename="camel", omit_defaults=True, frozen=True, kw_only=True):
-    """The challenge signed: by whom, for which chain, and how. Its `version` is written too."""
-
-    address: str
-    chain_id: str
-    type: str
-    signature: str
-    signature_scheme: str | UnsetType | None = UNSET
-
-
-class Chain(msgspec.Struct, rename="camel", frozen=True):
-    """A way to sign that the provider understands."""
-
-    chain_id: str
-    type: str
-
-
-class Challenge(msgspec.Struct, rename="camel", frozen=True):
-    """The extension in a 402."""
-
-    info: Info
-    supported_chains: list[Chain]
-
-
-class _Advertised(msgspec.Struct, rename="camel", frozen=True):
-    info: dict[str, object]
-    supported_chains: list[Chain]
-    schema: Raw
+_challenge = msgspec.json.Decoder(Challenge)
+_proof = msgspec.json.Decoder(Proof)
 
 
 class SignedIn(msgspec.Struct, frozen=True):
@@ -99,31 +66,6 @@ class SignedIn(msgspec.Struct, frozen=True):
 
     address: Address
     once: bytes
-
-
-_challenge = msgspec.json.Decoder(Challenge)
-_proof = msgspec.json.Decoder(Proof)
-
-_TEXTS: Final = (
-    *("domain", "address", "statement", "uri", "version", "chainId", "type", "nonce"),
-    *("issuedAt", "expirationTime", "notBefore", "requestId", "signature"),
-)
-_SCHEMA: Final = Raw(
-    encode_json(
-        {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "type": "object",
-            "properties": {
-                **{name: {"type": "string"} for name in _TEXTS},
-                "resources": {"type": "array", "items": {"type": "string"}},
-            },
-            "required": [
-                *("domain", "address", "uri", "version", "chainId", "type", "nonce"),
-                *("issuedAt", "signature"),
-            ],
-        }
-    )
-)
 
 
 def parse_origin(url: str) -> str:
@@ -146,7 +88,7 @@ def challenge(origin: str, uri: str, network: str, nonce: str, now: int, stateme
         "statement": statement,
         "resources": [uri],
     }
-    return Raw(encode_json(_Advertised(info, [Chain(network, _EIP191)], _SCHEMA)))
+    return Raw(encode_json(Advertised(info, [Chain(network, _EIP191)], SCHEMA)))
 
 
 def lasting(asked: Challenge) -> Raw:
@@ -187,12 +129,12 @@ def sign(
             statement=info.statement,
         )
     chain = next((one for one in asked.supported_chains if _is_ours(one)), None)
-    if chain is None or not _is_of(info, origin) or not _is_plain(info):
+    if chain is None or not _is_of(info, origin) or not is_plain(info):
         return None
     address = show_address(account)
-    signature = sign_digest(_digest(_message(info, address, chain.chain_id)))
+    signature = sign_digest(signed_digest(info, address, chain.chain_id))
     proof = {
-        **_told(info),
+        **told_of(info),
         "address": address,
         "chainId": chain.chain_id,
         "type": chain.type,
@@ -214,7 +156,7 @@ def check(header: str, origin: str, network: str, now: int) -> SignedIn:
     _refuse_stale(proof, now)
     try:
         address = parse_address(proof.address)
-        digest = _digest(_message(proof, proof.address, proof.chain_id))
+        digest = signed_digest(proof, proof.address, proof.chain_id)
         signer = eip712.recover(digest, _canonical(parse_bytes(proof.signature, 65)))
     except (ValueError, BadSignature) as error:
         raise Refused(Reason.SIGN_IN_SIGNATURE) from error
@@ -230,7 +172,7 @@ def _read(header: str) -> Proof:
         proof = decode_json(_proof, decode_base64(header))
     except Malformed as error:
         raise Refused(Reason.SIGN_IN_MALFORMED, f"({error})") from error
-    if proof.version != "1" or _NONCE.fullmatch(proof.nonce) is None or not _is_plain(proof):
+    if proof.version != "1" or _NONCE.fullmatch(proof.nonce) is None or not is_plain(proof):
         raise Refused(Reason.SIGN_IN_MALFORMED)
     return proof
 
@@ -259,60 +201,6 @@ def _is_of(info: Info, origin: str) -> bool:
         return info.domain == origin.partition("://")[2] and parse_origin(info.uri) == origin
     except ValueError:
         return False
-
-
-def _is_plain(info: Info) -> bool:
-    """Whether no field could be taken for several lines of the message."""
-    texts = [text for text in _told(info).values() if isinstance(text, str)]
-    texts += info.resources or []
-    return all(len(text) <= MAX_TEXT_BYTES and not _CONTROL.search(text) for text in texts)
-
-
-def _told(info: Info) -> dict[str, object]:
-    """What was said, by its names on the wire."""
-    named = {
-        "domain": info.domain,
-        "uri": info.uri,
-        "version": info.version,
-        "nonce": info.nonce,
-        "issuedAt": info.issued_at,
-        "expirationTime": info.expiration_time,
-        "notBefore": info.not_before,
-        "requestId": info.request_id,
-        "statement": info.statement,
-        "resources": info.resources,
-    }
-    return {name: value for name, value in named.items() if value not in (UNSET, None)}
-
-
-def _message(info: Info, address: str, chain_id: str) -> str:
-    told = _told(info)
-    lines = [
-        f"{info.domain} wants you to sign in with your Ethereum account:",
-        address,
-        "",
-        *([str(told["statement"])] if "statement" in told else []),
-        "",
-        f"URI: {info.uri}",
-        f"Version: {info.version}",
-        f"Chain ID: {chain_id.removeprefix('eip155:')}",
-        f"Nonce: {info.nonce}",
-        f"Issued At: {info.issued_at}",
-    ]
-    optional = {
-        "expirationTime": "Expiration Time",
-        "notBefore": "Not Before",
-        "requestId": "Request ID",
-    }
-    lines += [f"{label}: {told[name]}" for name, label in optional.items() if name in told]
-    if info.resources:
-        lines += ["Resources:", *(f"- {one}" for one in info.resources)]
-    return "\n".join(lines)
-
-
-def _digest(message: str) -> bytes:
-    data = message.encode()
-    return keccak(b"\x19Ethereum Signed Message:\n%d" % len(data) + data)
 
 
 def _canonical(signature: bytes) -> bytes:

@@ -12,6 +12,7 @@ from paywall.protocol import eip712, sign_in
 from paywall.protocol.errors import Reason, Refused
 from paywall.protocol.instants import parse_instant, show_instant
 from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS, SIGN_IN_SECONDS
+from paywall.protocol.sign_in_message import Info, message, signed_digest
 from paywall.protocol.x402 import show_address
 
 KEY = PrivateKey(bytes.fromhex("11" * 32))
@@ -69,7 +70,7 @@ def resigned(**fields: Any) -> str:
     told = decoded(signed()) | fields
     told = {name: value for name, value in told.items() if value is not None}
     info = sign_in._proof.decode(json.dumps(told))
-    digest = sign_in._digest(sign_in._message(info, told["address"], told["chainId"]))
+    digest = signed_digest(info, told["address"], told["chainId"])
     return with_fields(
         base64.b64encode(json.dumps(told).encode()).decode(),
         signature="0x" + eip712.sign(KEY, digest).hex(),
@@ -85,14 +86,14 @@ def reason_of(header: str, now: int = NOW, origin: str = ORIGIN) -> Reason:
 def test_the_message_is_that_of_the_official_sdk_and_so_is_its_signature() -> None:
     asked = sign_in.read_challenge(challenge())
     assert asked is not None
-    assert sign_in._message(asked.info, show_address(ACCOUNT), NETWORK) == MESSAGE
+    assert message(asked.info, show_address(ACCOUNT), NETWORK) == MESSAGE
     assert decoded(signed())["signature"] == "0x" + OFFICIAL
     assert sign_in.check(signed(), ORIGIN, NETWORK, NOW).address == ACCOUNT
 
 
 def test_without_a_statement_there_is_an_empty_line_more() -> None:
-    info = sign_in.Info(domain="a", uri="https://a/", nonce=NONCE, issued_at="t")
-    lines = sign_in._message(info, "0x", "eip155:1").split("\n")
+    info = Info(domain="a", uri="https://a/", nonce=NONCE, issued_at="t")
+    lines = message(info, "0x", "eip155:1").split("\n")
     assert lines[1:5] == ["0x", "", "", "URI: https://a/"]
 
 
