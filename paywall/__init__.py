@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from paywall.chain.node import Node
     from paywall.chain.payer import PayerNode
     from paywall.client import AsyncClient, AsyncTransport, Client, Transport, patch, receipt
-    from paywall.exchange import Payment
     from paywall.kinds import CLOSED, free_first, pass_for, upto
     from paywall.meter import Meter, per_byte, per_second, per_token
+    from paywall.payment import Payment
     from paywall.protocol.errors import (
         AgentError,
         ConfigurationError,
@@ -52,7 +52,7 @@ _HOME: Final = {
         "patch",
         "receipt",
     ),
-    "paywall.exchange": ("Payment",),
+    "paywall.payment": ("Payment",),
     "paywall.kinds": ("CLOSED", "free_first", "pass_for", "upto"),
     "paywall.meter": ("Meter", "per_byte", "per_second", "per_token"),
     "paywall.routes": ("charge", "paid", "payment_of"),

@@ -29,9 +29,9 @@ from paywall.crier import Crier, Manners, asks_manifest
 from paywall.deposit_gate import DepositRules
 from paywall.entrance import Entrance, origin_of
 from paywall.exact_gate import ExactRules
-from paywall.exchange import Payment
 from paywall.gate import Gate
 from paywall.notices import News, OnEvent
+from paywall.payment import Payment
 from paywall.price_book import PriceBook, Unpriced
 from paywall.prices import Price, PriceTable
 from paywall.protocol.claims import ClaimPolicy

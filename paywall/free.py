@@ -12,7 +12,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import private_headers, unforged
-from paywall.exchange import Payment, with_payment
+from paywall.payment import Payment, with_payment
 from paywall.protocol.money import Address, Asset
 from paywall.receipts import FreeAdmission
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TypeVar
 
-from paywall.exchange import Payment
+from paywall.payment import Payment
 
 _T = TypeVar("_T")
 

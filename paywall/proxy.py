@@ -25,7 +25,7 @@ import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from paywall.answers import Headers, send_json
-from paywall.exchange import Payment
+from paywall.payment import Payment
 from paywall.protocol.errors import ConfigurationError
 from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.proxy_connections import Connections

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.types import Scope
 
 from paywall.answers import Headers
-from paywall.exchange import Payment
+from paywall.payment import Payment
 
 PAYER: Final = b"paywall-payer"
 PRICE: Final = b"paywall-price"

@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from paywall.exchange import Payment
+from paywall.payment import Payment
 from paywall.prices import Price
 from paywall.protocol.errors import ConfigurationError
 

@@ -15,8 +15,8 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from paywall import payment_of, upto
-from paywall.exchange import Payment
 from paywall.meter import Meter, per_byte, per_second, per_token
+from paywall.payment import Payment
 from paywall.protocol.money import ZERO_ADDRESS, Address
 
 

@@ -23,8 +23,9 @@ from simulate.run import Result, simulate
 from paywall.chain.round import Round
 from paywall.corrections import Corrections
 from paywall.exact_gate import ExactGate
-from paywall.exchange import Exchange, Payment
+from paywall.exchange import Exchange
 from paywall.gate import Gate
+from paywall.payment import Payment
 from paywall.protocol import channel as rules
 from paywall.protocol import eip712, slip
 from paywall.protocol.channel import Channel

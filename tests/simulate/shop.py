@@ -13,8 +13,8 @@ from coincurve import PrivateKey
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paywall.asgi import Paywall
-from paywall.exchange import Payment
 from paywall.kinds import upto
+from paywall.payment import Payment
 from paywall.protocol import eip712
 from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.limits import ANSWER_SECONDS
