@@ -7,20 +7,22 @@ out and its reply lost, and is then repeated, as a real client repeats it.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final
+from functools import wraps
+from typing import Any, Final, TypeVar
 
-from paywall.protocol.channel import ChainState, Channel, ChannelConfig, Standing, Voucher
+from paywall.protocol.channel import Channel
 from paywall.protocol.errors import StoreUnavailable
 from paywall.protocol.ledger import Row
-from paywall.protocol.once import Ticket
 from paywall.stores.memory import MemoryStore
 from paywall.stores.rules import Rule, RuleStore, Slot
 from simulate.book import Asked, Op
 from simulate.faults import Faults
 from simulate.loop import Loop
 from simulate.oracle import Oracle
+
+T = TypeVar("T")
 
 CALL: Final[ContextVar[Asked | None]] = ContextVar("call", default=None)
 """For which sending of which payment this task works."""
@@ -110,6 +112,17 @@ def _restore(table: dict, key: object, value: object) -> None:  # type: ignore[t
         table[key] = value
 
 
+def _told(verb: Callable[..., Awaitable[T]], op: Callable[..., Op]) -> Callable[..., Awaitable[T]]:
+    """A verb that tells the server what it is, by its arguments after the channel."""
+
+    @wraps(verb)
+    async def telling(link: "StoreLink", channel_id: bytes, *told: Any, **named: Any) -> T:
+        link._op = op(*told, **named)
+        return await verb(link, channel_id, *told, **named)
+
+    return telling
+
+
 class StoreLink(RuleStore):
     """One worker's connection."""
 
@@ -164,57 +177,21 @@ class StoreLink(RuleStore):
 
     # -- The verbs, with what the oracle must know of each ---------------------------------------
 
-    async def reserve(
-        self,
-        channel_id: bytes,
-        voucher: Voucher,
-        price: int,
-        request: str,
-        ticket: Ticket | None = None,
-    ) -> Standing:
-        self._op = Op("reserve", request, voucher.amount, price, CALL.get())
-        return await super().reserve(channel_id, voucher, price, request, ticket)
-
-    async def charge(
-        self,
-        channel_id: bytes,
-        request: str,
-        amount: int,
-        ticket: Ticket | None = None,
-        answer: bytes = b"",
-        line: bytes = b"",
-    ) -> Standing:
-        self._op = Op("charge", request, amount)
-        return await super().charge(channel_id, request, amount, ticket, answer, line)
-
-    async def release(self, channel_id: bytes, request: str, ticket: Ticket | None = None) -> None:
-        self._op = Op("release", request)
-        await super().release(channel_id, request, ticket)
-
-    async def _renew(self, channel_id: bytes, requests: object) -> None:
-        self._op = Op("renew")
-        await super()._renew(channel_id, requests)  # type: ignore[arg-type]
-
-    async def record(
-        self,
-        channel_id: bytes,
-        network: str,
-        config: ChannelConfig,
-        chain: ChainState,
-        evidence: int,
-        proof: Voucher | None = None,
-    ) -> Channel:
-        self._op = Op("record", amount=evidence)
-        return await super().record(channel_id, network, config, chain, evidence, proof)
-
-    async def begin_refund(
-        self, channel_id: bytes, voucher: Voucher | None, amount: int | None, request: str
-    ) -> Channel:
-        self._op = Op("begin refund", request, amount or 0)
-        return await super().begin_refund(channel_id, voucher, amount, request)
-
-    async def end_refund(
-        self, channel_id: bytes, request: str, chain: ChainState | None
-    ) -> Channel:
-        self._op = Op("end refund", request)
-        return await super().end_refund(channel_id, request, chain)
+    reserve = _told(
+        RuleStore.reserve,
+        lambda voucher, price, request, ticket=None: Op(
+            "reserve", request, voucher.amount, price, CALL.get()
+        ),
+    )
+    charge = _told(RuleStore.charge, lambda request, amount, *rest: Op("charge", request, amount))
+    release = _told(RuleStore.release, lambda request, ticket=None: Op("release", request))
+    _renew = _told(RuleStore._renew, lambda requests: Op("renew"))
+    record = _told(
+        RuleStore.record,
+        lambda network, config, chain, evidence, proof=None: Op("record", amount=evidence),
+    )
+    begin_refund = _told(
+        RuleStore.begin_refund,
+        lambda voucher, amount, request: Op("begin refund", request, amount or 0),
+    )
+    end_refund = _told(RuleStore.end_refund, lambda request, chain: Op("end refund", request))
