@@ -261,7 +261,9 @@ def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
             now_charged = total
         if account.deposit and (promise.deposit or account.deposit.supposed):
             account = confirmed(account, account.deposit)
-        return replace(account, charged=now_charged)
+        # What bought nothing is good again at the provider, for whoever has a copy of it.
+        doubtful = account.doubtful + (0 if charged else payment.price)
+        return replace(account, charged=now_charged, doubtful=doubtful)
 
     return settled
 

@@ -1,8 +1,10 @@
 """Corrective 402s: another's total is adopted only as far as our own signature proves it.
 
-What our books count already needs no proof. More needs one: a signature that our books do not know
-(somebody else has this key, or the state was lost), or one of ours for a payment that was released.
-Never one that was refused for the same request: that would be a second price for one answer.
+What our books count already needs no proof. More is explained by payments that were refused, failed
+or cost less, as far as we have signed so much; or needs a signature that our books do not know
+(somebody else has this key, or the state was lost). A payment that was refused for the same request
+explains nothing: that would be a second price for one answer. So a provider that lies gains, at
+most, the prices of what it refused, once each.
 A provider that keeps a window names our highest total where a lower one is not new to it. So much
 of that is adopted as is explained; what we sign next is new to it anyway, and higher by a unit.
 What a channel is said to hold needs none where it is less than was thought: then a deposit is due,
@@ -12,6 +14,7 @@ Sources: batch-settlement EVM specification, "Client: Payment Construction", cor
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -68,9 +71,9 @@ class Corrections:
             before = self._state.account(intent.channel_id) or unknown
             too_little = refusal.error == Reason.EXCEEDS_BALANCE.code
             presented = _in_vain(promise, balance) if too_little else None
-            believed = _believed(before, total, proof, refused, intent.in_flight > 1)
-            if believed is not None:
-                after = _adopted(before, believed, proof, balance, presented)
+            word = Word(total, proof, balance, refused, _since(before, promise))
+            if word.is_explained(before, intent.in_flight > 1):
+                after = without(word.adopted(before), presented)
             elif too_little and balance < before.balance:
                 after = replace(without(before, presented), balance=balance)
             else:
@@ -94,27 +97,74 @@ class Corrections:
         return signed if signer == self._authorizer else 0
 
 
-def _adopted(
-    account: Account, total: int, proof: int, balance: int, presented: PendingDeposit | None
-) -> Account:
-    flying, signed = account.flying, max(account.signed, proof)
-    charged = max(account.charged, total - flying) if flying else total
-    # What is given back now, or was refused, may be taken after all, up to what was signed: a copy
-    # comes late, or a store that has lost its count is told of it by our own signature.
-    doubtful = max(0, account.doubtful + account.charged - charged)
-    pending = account.deposit
-    if pending and balance >= account.balance + (0 if pending.supposed else pending.amount):
-        account = confirmed(account, pending)
-    adopted = replace(
-        account,
-        charged=charged,
-        signed=signed,
-        balance=balance,
-        doubtful=min(doubtful, max(0, signed - charged - flying)),
-        # What was charged was deposited once, by whoever else has this key.
-        deposited=max(account.deposited, charged),
-    )
-    return without(adopted, presented)
+@dataclass(frozen=True)
+class Word:
+    """What a provider says of a channel. `since` is what others have cost while its refusal, and
+    the payment before it, were on their way: its total may be older than that."""
+
+    total: int
+    proof: int
+    balance: int
+    refused: int
+    since: int
+
+    def is_explained(self, account: Account, keeps_window: bool) -> bool:
+        """Whether the total follows from our own signatures, or tells that a higher one is due."""
+        if self.total <= account.spent or self._is_news(account):
+            return self.total <= max(account.spent, self.proof)
+        if self.total > max(account.signed, self.proof):
+            return False
+        is_known = self.total <= account.spent + self._doubted(account)
+        return is_known or (keeps_window and self.total == self.proof)
+
+    def adopted(self, account: Account) -> Account:
+        """The channel as far as the word is explained."""
+        flying, signed = account.flying, max(account.signed, self.proof)
+        charged = self._charged(account)
+        # What is given back now, or was refused, may be taken after all, up to what was signed: a
+        # copy comes late, or a store that has lost its count is told of it by our own signature.
+        doubtful = max(0, account.doubtful + account.charged - charged)
+        pending = account.deposit
+        if pending and self.balance >= account.balance + _new_in(pending):
+            account = confirmed(account, pending)
+        return replace(
+            account,
+            charged=charged,
+            signed=signed,
+            balance=self.balance,
+            doubtful=min(doubtful, max(0, signed - charged - flying)),
+            # What was charged was deposited once, by whoever else has this key.
+            deposited=max(account.deposited, charged),
+        )
+
+    def _charged(self, account: Account) -> int:
+        """How much of what is in flight the total counts already, nobody says, nor whether it
+        counts what has ended since. As far as there is doubt enough: nothing of it. Who counts too
+        little is refused again; what is too much, a later receipt gives back."""
+        told = self.total + self.since
+        if not account.flying and told <= account.charged:
+            return told
+        most = account.charged + self._doubted(account)
+        if self._is_news(account):
+            most = max(most, self.total)
+        return max(account.charged, min(told, most))
+
+    def _is_news(self, account: Account) -> bool:
+        """Whether the proof is a signature that our books do not know."""
+        return self.proof > account.signed
+
+    def _doubted(self, account: Account) -> int:
+        """What other requests may have cost after all."""
+        return max(0, account.doubtful - self.refused)
+
+
+def _since(account: Account, promise: Promise | None) -> int:
+    return max(0, account.charged - promise.charged) if promise else 0
+
+
+def _new_in(deposit: PendingDeposit) -> int:
+    """What a deposit adds to a balance; a supposed one is in it already."""
+    return 0 if deposit.supposed else deposit.amount
 
 
 def _in_vain(promise: Promise | None, balance: int) -> PendingDeposit | None:
@@ -123,20 +173,6 @@ def _in_vain(promise: Promise | None, balance: int) -> PendingDeposit | None:
     if promise is None or deposit is None or balance + deposit.amount < promise.amount:
         return None
     return deposit
-
-
-def _believed(
-    account: Account, total: int, proof: int, refused: int, keeps_window: bool
-) -> int | None:
-    """How much of a provider's total follows from our own signatures; None where it is no use."""
-    if total <= account.spent:
-        return total
-    if total > proof:
-        return None
-    known = account.spent + max(0, account.doubtful - refused)
-    if proof > account.signed or total <= known:
-        return total
-    return known if keeps_window and total == proof else None
 
 
 def _total(state: batch.ChannelStateWire) -> int:

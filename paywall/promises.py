@@ -36,8 +36,9 @@ from paywall.walletstate import FORGOTTEN_SECONDS, WalletState
 class Promise:
     """A payment that is written down: what to sign, and for which channel.
 
-    `intent` is of the lane that was taken, `queue` of the provider's channel that was asked for.
-    `first_deposit`: its deposit has not left before; `top_up`: it could have done without.
+    `intent` is of the lane that was taken, `queue` of the provider's channel that was asked for;
+    `charged` is what the channel had cost when it was promised. `first_deposit`: its deposit has
+    not left before; `top_up`: it could have done without.
     """
 
     intent: Intent
@@ -45,6 +46,7 @@ class Promise:
     amount: int
     config: bytes
     queue: bytes
+    charged: int = 0
     path: str = ""
     deposit: PendingDeposit | None = None
     first_deposit: bool = False
@@ -134,6 +136,7 @@ class Promises:
             amount=amount,
             config=account.config,
             queue=queue,
+            charged=account.charged,
         )
         if amount <= account.balance:
             early = (

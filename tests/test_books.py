@@ -629,6 +629,78 @@ def test_a_stream_that_runs_while_others_end_is_counted_when_it_ends(wallet):
     assert not correct(wallet, wallet.books.begin(intent), told)
 
 
+def test_a_refusal_that_is_older_than_a_receipt_counts_what_the_receipt_says_too(wallet):
+    """It was on its way while another payment was charged, and its total does not count that."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    wallet.books.release(wallet.books.begin(intent))
+    refused = wallet.books.begin(intent)
+    settle(wallet, wallet.books.begin(intent), total=3_000)
+    channel, signed = channel_of(intent), account(wallet, intent).signed
+    assert correct(wallet, refused, corrected(channel, 2_000, proof(channel, signed)))
+    assert wallet.spent() == 3_000, "the one of before, the one that is doubtful, and the newest"
+
+
+def test_a_total_may_count_nothing_of_what_is_in_flight(wallet):
+    """Who takes it for counted signs too little, and is refused again and again."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    stream = wallet.books.begin(intent)
+    settle(wallet, stream, total=2_000)
+    settle(wallet, wallet.books.begin(intent), total=2_000)
+    flying = wallet.books.begin(intent)
+    refused = wallet.books.begin(intent)
+    channel, signed = channel_of(intent), account(wallet, intent).signed
+    assert correct(wallet, refused, corrected(channel, 3_000, proof(channel, signed)))
+    assert wallet.spent() == 4_000
+    assert wallet.books.begin(intent).amount == 5_000
+    settle(wallet, flying)
+    assert wallet.spent() == 5_000
+
+
+def test_what_is_explained_needs_no_proof_up_to_what_our_books_have_signed(wallet):
+    """A store that failed over has lost the proof, and the chain told it what was claimed."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    for _ in range(3):
+        wallet.books.release(wallet.books.begin(intent))
+    channel, signed = channel_of(intent), account(wallet, intent).signed
+    told = corrected(channel, signed + 100, proof(channel, 1_000))
+    assert not correct(wallet, wallet.books.begin(intent), told), "so much was not signed"
+    told = corrected(channel, 2_000, proof(channel, 1_000))
+    assert correct(wallet, wallet.books.begin(intent), told)
+    assert wallet.spent() == 2_000
+
+
+def test_a_voucher_that_bought_nothing_may_be_used_up_by_whoever_has_a_copy(wallet):
+    """Its provider holds it for new again, and so a total that counts it is explained."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    settle(wallet, wallet.books.begin(intent), charged=0)
+    refused = wallet.books.begin(intent)
+    channel = channel_of(intent)
+    assert correct(wallet, refused, corrected(channel, 2_000, proof(channel, 2_000)))
+    assert wallet.spent() == 2_000
+
+
+def test_case_46_a_liar_gains_the_prices_of_what_it_refused_once(wallet):
+    """Whatever it names, it is given no more; and what was given is not given again."""
+    intent = want(wallet)
+    pay(wallet, intent)
+    held = [wallet.books.begin(intent) for _ in range(8)]
+    for promise in held[:4]:
+        wallet.books.release(promise)
+    channel = channel_of(intent)
+    for _ in range(20):
+        refused = wallet.books.begin(intent)
+        signed = account(wallet, intent).signed
+        for total in (signed, signed - 1, 9_000):
+            told = corrected(channel, total, proof(channel, signed))
+            wallet.books.correct(intent, quote(told, error=MISMATCH), PRICE, refused)
+        wallet.books.unsent(refused)
+    assert wallet.spent() <= 1_000 + 4_000 + 4_000
+
+
 @pytest.mark.parametrize("window", [None, 64])
 def test_a_payment_that_was_released_and_charged_after_all_is_adopted(wallet, window):
     intent = want(wallet, window=window)

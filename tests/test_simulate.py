@@ -21,7 +21,7 @@ from simulate.oracle import Oracle
 from simulate.run import Result, simulate
 
 from paywall.chain.round import Round
-from paywall.corrections import Corrections
+from paywall.corrections import Corrections, Word
 from paywall.exact_gate import ExactGate
 from paywall.exchange import Exchange
 from paywall.gate import Gate
@@ -31,6 +31,7 @@ from paywall.protocol import eip712, slip
 from paywall.protocol.channel import Channel
 from paywall.protocol.slip import Slip
 from paywall.receipts import ExactAdmission
+from paywall.walletrows import Account
 
 TESTS = Path(__file__).parent
 
@@ -146,6 +147,10 @@ async def takes_no_transfer(gate: ExactGate, *told: Any) -> bytes:
     return b"\x01" * 32
 
 
+def believes_what_it_counts(word: Word, account: Account, keeps_window: bool) -> bool:
+    return word.total <= account.spent
+
+
 def forgets_slips(known: Slip | None, fingerprint: bytes, request: str, now_ms: int) -> Slip:
     return _claim(None, fingerprint, request, now_ms)
 
@@ -185,6 +190,9 @@ MUTANTS = {
     ),
     "an agent that takes no correction": Mutant(
         Corrections, "correct", lambda *_: False, "is not served"
+    ),
+    "an agent that believes what it counts itself": Mutant(
+        Word, "is_explained", believes_what_it_counts, "is refused for a total"
     ),
     "a claimer that skips": Mutant(Round, "_claim_all", claims_nothing, "the claimer leaves"),
 }

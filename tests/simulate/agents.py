@@ -57,6 +57,8 @@ BACK_OFF_SECONDS: Final = {
 }
 """How long an agent waits after what it cannot help."""
 
+TOTALS: Final = (Reason.CUMULATIVE_MISMATCH.code, Reason.BELOW_CLAIMED.code)
+"""Refusals that two honest parties come to terms over."""
 
 FINISHED_AFTER_SECONDS: Final = (30.0, 150.0, 450.0)
 """Who withdraws looks again: a reorganisation may drop the end of a withdrawal, and then nobody is
@@ -179,6 +181,8 @@ class Agent:
             outcome = "blamed"
         except PaymentRefused as error:
             outcome = f"refused: {error.reason}"
+            if error.reason in TOTALS and not self.is_behind:
+                self.oracle.unpaid(GOAL.get(), error.reason)
         except (AgentError, httpx.TransportError) as error:
             outcome = type(error).__name__
         self.outcomes[outcome] += 1

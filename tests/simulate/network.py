@@ -91,11 +91,12 @@ class Network:
         payload = _seen.decode(b64decode(header)).payload
         if voucher := payload.voucher:
             channel_id = bytes.fromhex(voucher.channel_id[2:])
-            self._oracle.signed(channel_id, int(voucher.max_claimable_amount))
+            self._oracle.signed(channel_id, int(voucher.max_claimable_amount), asked)
         else:
             assert payload.authorization
             self._transfers.signed(payload.authorization.understood(), asked, request)
         if self.faults.strikes("replayed by a stranger"):
+            self._oracle.totals.stolen(asked.goal)
             stolen = self._random.choice((header, _without_id(header)))
             copy = httpx.Request(request.method, request.url, headers={PAYMENT_SIGNATURE: stolen})
             seconds = self._random.choice((0.01, 1.0, 30.0, 400.0)) * self._random.random()

@@ -10,7 +10,7 @@ channel, what must have been charged, and says at once when the record says othe
     one request of an agent is charged once, whatever was resent, refused, corrected or repeated;
       only a refused payment of which the network made a copy, or which a store had let in before
       its clock jumped ahead, may come on top, when a store forgot
-    only a hold whose time is over vanishes by itself
+    only a hold whose time is over vanishes; nobody is refused for a total, but see `Totals`
 
 What a fail-over takes back is no violation: it is a *loss*, and is counted, less what the payer's
 own signature or the chain brought back. Everything that a stated bound allows is counted and told.
@@ -24,6 +24,7 @@ from zlib import crc32
 
 from paywall.protocol.channel import Channel
 from simulate.book import HOLD_MS, Asked, Book, Charge, Held, Op, Run, put
+from simulate.totals import Totals
 
 
 class Oracle:
@@ -36,6 +37,7 @@ class Oracle:
         self.refused: dict[int, float] = {}
         self.jumps: list[float] = []
         self.forgetful: set[str] = set()
+        self.totals = Totals(now)
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.digest = 0
@@ -109,6 +111,7 @@ class Oracle:
         self.expect(after.charged <= most, channel_id, "restored above what was signed")
         if book.known:
             self.counts["records restored"] += 1
+            self.totals.restored(channel_id)
         true = book.earned
         more = max(0, after.charged - true)
         self.counts[f"units more in a record {'restored' if book.known else 'begun'}"] += more
@@ -223,6 +226,7 @@ class Oracle:
         for table, key, value in reversed(changes):
             if table is book.charges and isinstance(key, str):
                 self._lose(book, book.charges[key])
+                self.totals.brought_back(channel_id)
             put(table, key, value)
         self.note(channel_id, "undone", op.verb, op.request[:6])
 
@@ -254,14 +258,23 @@ class Oracle:
 
     # -- What was sent, ran and left -------------------------------------------------------------
 
-    def signed(self, channel_id: bytes, total: int) -> None:
+    def signed(self, channel_id: bytes, total: int, asked: Asked) -> None:
         """A payer's signature was seen on the network."""
+        self.totals.paid(channel_id, asked)
         book = self.book(channel_id)
         book.signed = max(book.signed, total)
 
     def refuses(self, asked: Asked) -> None:
         """A refusal leaves a worker: whoever hears it may pay anew."""
         self.refused[asked.payment] = self._now()
+
+    def unpaid(self, goal: int, reason: str) -> None:
+        """An honest agent gave up over a total, and its provider is honest too."""
+        excuse = self.totals.excuse(goal)
+        if excuse:
+            self.counts[excuse] += 1
+        else:
+            self.violated(self.totals.channel_of(goal), f"{goal} is refused for a total: {reason}")
 
     def ran(self, run: str, asked: Asked) -> Run:
         """A handler begins. It writes into the run what it costs."""

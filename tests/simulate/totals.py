@@ -1,0 +1,82 @@
+"""Whether an agent may be refused for a total where all are honest: each excuse, by its name.
+
+Two honest parties come to terms about a total at the first correction, whatever was lost, late or
+killed in between. Who is refused again meets one of these, or there is a mistake in the product:
+
+    its payment is counted, and nobody answered it, so the same price again would be a second one:
+      a stranger used it up, or another payment restored the record of a store that forgot
+    the payment that took the place of a refused one got no answer either, and came late again
+    a fail-over brought back holds of requests that were answered, which nobody will charge
+
+An agent that has lost rows of its file knows less than it signed, and is not asked here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from paywall.protocol.limits import HOLD_SECONDS
+from paywall.sending import PATIENCE_SECONDS
+from simulate.book import Asked
+
+
+@dataclass(frozen=True)
+class Paid:
+    """The first payment that was sent for something that an agent wanted once."""
+
+    channel_id: bytes
+    payment: int
+    since: float
+
+
+NOTHING: Final = Paid(b"", 0, 0.0)
+
+
+class Totals:
+    """What excuses a refusal. `now` is the world's time."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._paid: dict[int, Paid] = {}
+        self._stolen: set[int] = set()
+        self._anew: set[int] = set()
+        self._late: set[int] = set()
+        self._restored: dict[bytes, float] = {}
+        self._brought_back: dict[bytes, float] = {}
+
+    def paid(self, channel_id: bytes, asked: Asked) -> None:
+        """A payment was seen on the network."""
+        first = self._paid.setdefault(asked.goal, Paid(channel_id, asked.payment, self._now()))
+        if asked.payment in self._anew:
+            self._late.add(asked.goal)
+        elif asked.payment != first.payment:
+            self._anew.add(asked.payment)
+
+    def stolen(self, goal: int) -> None:
+        """A stranger will send the payment too."""
+        self._stolen.add(goal)
+
+    def restored(self, channel_id: bytes) -> None:
+        """A payment has restored a lost record, with what was promised before it."""
+        self._restored[channel_id] = self._now()
+
+    def brought_back(self, channel_id: bytes) -> None:
+        """A fail-over has made a charge a hold again."""
+        self._brought_back[channel_id] = self._now()
+
+    def channel_of(self, goal: int) -> bytes:
+        return self._paid.get(goal, NOTHING).channel_id
+
+    def excuse(self, goal: int) -> str | None:
+        """Why a request may be refused for its total; None where it may not."""
+        now, paid = self._now(), self._paid.get(goal, NOTHING)
+        if goal in self._stolen:
+            return "payments that a stranger used up"
+        if goal in self._late:
+            return "payments refused that came too late for the second time"
+        if paid.since <= self._restored.get(paid.channel_id, -inf) + PATIENCE_SECONDS:
+            return "payments refused that a restored record counts"
+        if now <= self._brought_back.get(paid.channel_id, -inf) + HOLD_SECONDS:
+            return "payments refused for holds that a fail-over brought back"
+        return None
