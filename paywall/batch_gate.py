@@ -17,6 +17,7 @@ from secrets import token_urlsafe
 from typing import Final, NoReturn
 
 from paywall import receipts, telling
+from paywall.admission import Admission, Repeated
 from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.deposit_gate import DepositRules, Deposits, Filled
@@ -35,7 +36,6 @@ from paywall.protocol.schemes.batch import (
 )
 from paywall.protocol.x402 import PaymentPayload
 from paywall.quote import Offer, Quote
-from paywall.receipts import Admission, Repeated
 from paywall.refunds import Refunded, Refunds
 from paywall.refusal_memory import RefusalMemory
 from paywall.refusal_queue import RefusalQueue

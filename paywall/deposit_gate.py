@@ -17,6 +17,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from paywall.admission import Funding
 from paywall.alarms import Board, Listener, to_log
 from paywall.chain import Chain, Mined
 from paywall.chain.own import FeeTooHigh
@@ -54,8 +55,6 @@ log = logging.getLogger("paywall.gate")
 
 Reserve = Callable[[VoucherPayment, int, str, Ticket | None], Awaitable[Standing]]
 _LIMITS: Final = PayerLimits()
-
-Funding = asyncio.Task[Mined | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,10 +306,3 @@ def _reason(reason: Reason, channel: Channel, payment: DepositPayment) -> Reason
     if channel.refunding and channel.remaining < 0 and is_enough:
         return Reason.CHANNEL_CLOSING if reason is Reason.EXCEEDS_BALANCE else reason
     return reason
-
-
-def has_failed(funding: Funding | None) -> bool:
-    """Whether it is known by now that a deposit will not be there."""
-    if funding is None or not funding.done():
-        return False
-    return funding.exception() is not None

@@ -28,6 +28,7 @@ from secrets import token_hex
 from typing import Final
 
 from paywall import receipts
+from paywall.admission import ExactAdmission, Repeated
 from paywall.chain import Chain, Mined
 from paywall.chores import Chores
 from paywall.customers import Customers
@@ -47,7 +48,6 @@ from paywall.protocol.schemes.exact import ExactOffer, ExactTerms
 from paywall.protocol.slip import Slip
 from paywall.protocol.x402 import Malformed, PaymentPayload, decode_requirements
 from paywall.quote import Quote
-from paywall.receipts import ExactAdmission, Repeated
 from paywall.slipbook import LAID_DOWN, SlipBook, let_go, ttl_of
 from paywall.stores import Store
 from paywall.strangers import Strangers

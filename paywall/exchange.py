@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paywall.admission import Admission, Admitted, ExactAdmission
 from paywall.answers import (
     paid_headers,
     refusal_headers,
@@ -30,7 +31,6 @@ from paywall.payment import Payment, with_payment
 from paywall.protocol.errors import HoldLost, Refused, Unavailable
 from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.once import Answer
-from paywall.receipts import Admission, Admitted, ExactAdmission
 
 log = logging.getLogger("paywall")
 

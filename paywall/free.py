@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paywall.admission import FreeAdmission
 from paywall.answers import private_headers, unforged
 from paywall.payment import Payment, with_payment
 from paywall.protocol.money import Address, Asset
-from paywall.receipts import FreeAdmission
 
 GiveBack = Callable[[], Coroutine[Any, Any, None]]
 

@@ -19,12 +19,13 @@ from functools import lru_cache
 from typing import Final
 
 from paywall import receipts, telling
+from paywall.admission import Admission, Admitted, ExactAdmission, Repeated, has_failed
 from paywall.alarms import Board
 from paywall.batch_gate import BatchGate
 from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.clock import steady_time
-from paywall.deposit_gate import DepositRules, has_failed
+from paywall.deposit_gate import DepositRules
 from paywall.exact_gate import ExactGate, ExactRules, is_exact
 from paywall.gas_watch import GasWatch
 from paywall.mirror import PAUSES_SECONDS, Mirror
@@ -37,7 +38,6 @@ from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.schemes.exact import ExactOffer, ExactTerms
 from paywall.protocol.x402 import PaymentPayload, decode_payment
 from paywall.quote import Offer, Quote
-from paywall.receipts import Admission, Admitted, ExactAdmission, Repeated
 from paywall.refunds import Refunded
 from paywall.running import Cut, Running
 from paywall.stores import Store

@@ -6,9 +6,9 @@ charged, and whether it is at all, is for the exchange around it (`paywall.excha
 
 from starlette.types import Scope
 
+from paywall.admission import Admitted, FreeAdmission
 from paywall.protocol.money import Asset
 from paywall.protocol.x402 import show_address
-from paywall.receipts import Admitted, FreeAdmission
 
 
 class Payment:

@@ -8,22 +8,16 @@ Source: batch-settlement EVM specification, "Payment Response Contract".
 """
 
 from binascii import b2a_base64
-from dataclasses import dataclass
 from functools import lru_cache
 
-import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from paywall.deposit_gate import Funding
-from paywall.protocol import ledger
-from paywall.protocol.channel import ChainState, Channel, Standing
+from paywall.admission import Admission, ExactAdmission
+from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.errors import Refused
-from paywall.protocol.ledger import Line
-from paywall.protocol.money import ZERO_ADDRESS, Address
-from paywall.protocol.once import Answer, Ticket
-from paywall.protocol.schemes.batch import ReceiptExtra, VoucherPayment, channel_state
-from paywall.protocol.schemes.exact import ExactPayment
+from paywall.protocol.once import Answer
+from paywall.protocol.schemes.batch import ReceiptExtra, channel_state
 from paywall.protocol.x402 import (
     SettlementResponse,
     encode_header,
@@ -31,142 +25,6 @@ from paywall.protocol.x402 import (
     show_address,
     show_bytes,
 )
-
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """The answer to a payment that was charged before, with its receipt."""
-
-    answer: Answer
-    receipt: str
-
-
-class Admission(msgspec.Struct, frozen=True, eq=False):
-    """A request that may be served: its hold, and what the chain has taken for it.
-
-    With `funding`, what the chain is to take is on its way.
-    """
-
-    request: str
-    price: int
-    payment: VoucherPayment
-    standing: Standing
-    network: str
-    ticket: Ticket | None = None
-    deposited: int = 0
-    transaction: bytes = b""
-    funding: Funding | None = None
-    route: str = ""
-
-    @property
-    def payer(self) -> Address:
-        return self.payment.config.payer
-
-    @property
-    def channel(self) -> str | None:
-        return show_bytes(self.payment.channel_id)
-
-    def fits(self, amount: int) -> int:
-        """What can be charged where this much is to be: a channel is charged to the unit."""
-        return amount
-
-    def answer(self, status: int, headers: Headers, body: bytes, amount: int) -> Answer | None:
-        """The answer as it leaves, for a client that loses it; None where it has no name."""
-        if self.ticket is None:
-            return None
-        total = self.payment.voucher.amount - self.price + amount
-        return Answer(status, headers, body, amount, total, self.deposited, self.transaction)
-
-    def line(self, amount: int) -> bytes:
-        """What the ledger says of its charge."""
-        payment, ticket = self.payment, self.ticket
-        return ledger.encode(
-            Line(
-                ledger.CHARGE,
-                str(amount),
-                payment.channel_id,
-                payment.config.payer,
-                self.route,
-                self.request,
-                str(payment.voucher.amount),
-                self.network,
-                payment.config.token,
-                ticket.payment_id if ticket else "",
-            )
-        )
-
-
-@dataclass(slots=True, eq=False)
-class ExactAdmission:
-    """A request that may be served for one transfer; `transaction` is there once it is mined.
-
-    `key` is the name under which the payment is remembered.
-    """
-
-    request: str
-    price: int
-    payment: ExactPayment
-    network: str
-    key: bytes
-    transaction: bytes = b""
-    route: str = ""
-
-    @property
-    def payer(self) -> Address:
-        return self.payment.payer
-
-    @property
-    def channel(self) -> str | None:
-        return None
-
-    def fits(self, amount: int) -> int:
-        """A transfer is the whole price or nothing; one that was made stays made."""
-        return self.price if amount or self.transaction else 0
-
-    def answer(self, status: int, headers: Headers, body: bytes, amount: int) -> Answer | None:
-        """The answer as it leaves: every authorization is a name of its own."""
-        return Answer(status, headers, body, amount, 0, 0, b"")
-
-    def line(self, transaction: bytes) -> bytes:
-        """What the ledger says of its transfer."""
-        payment = self.payment
-        return ledger.encode(
-            Line(
-                ledger.TRANSFER,
-                str(self.price),
-                b"",
-                payment.payer,
-                self.route,
-                self.request,
-                "0",
-                self.network,
-                payment.token,
-                transaction=transaction,
-            )
-        )
-
-
-Admitted = Admission | ExactAdmission
-
-
-@dataclass(frozen=True, slots=True)
-class FreeAdmission:
-    """A request that is served and not charged; `payer` is the zero address when nobody is known.
-
-    `price` is what it would cost others.
-    """
-
-    price: int
-    payer: Address = ZERO_ADDRESS
-
-    @property
-    def channel(self) -> str | None:
-        return None
-
-    def fits(self, amount: int) -> int:
-        return 0
 
 
 def paid(admission: Admission, chain: ChainState, amount: int, total: int) -> str:

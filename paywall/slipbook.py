@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from paywall.admission import ExactAdmission
 from paywall.chores import Chores
 from paywall.mirror import PAUSES_SECONDS
 from paywall.protocol import slip
 from paywall.protocol.errors import HoldLost, Unavailable
 from paywall.protocol.limits import SLIP_MARGIN_SECONDS
 from paywall.protocol.slip import Slip
-from paywall.receipts import ExactAdmission
 from paywall.stores import Found, Store
 from paywall.stores.slips import slips_of
 

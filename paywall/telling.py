@@ -1,9 +1,9 @@
 """Notices, made of what the gate and the claimer have in hand; none where nobody listens."""
 
+from paywall.admission import Admission, Admitted, ExactAdmission
 from paywall.chain.desk import CLAIM, SETTLEMENT, Deed
 from paywall.notices import Charged, Claimed, Deposited, News, Settled
 from paywall.protocol.x402 import show_address, show_bytes
-from paywall.receipts import Admission, Admitted, ExactAdmission
 
 
 def charged(news: News, admission: Admitted, amount: int) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
+from paywall.admission import Admitted, ExactAdmission, FreeAdmission
 from paywall.entrance import PASS, Entrance, new_token
 from paywall.exchange import Exchange, finish
 from paywall.free import GiveBack
 from paywall.gate import Gate
 from paywall.kinds import Pass
 from paywall.payment import Payment, with_payment
-from paywall.receipts import Admitted, ExactAdmission, FreeAdmission
 from paywall.tariff import Tariff
 
 

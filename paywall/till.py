@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paywall import notices
+from paywall.admission import Admission, ExactAdmission
 from paywall.answers import send_refund, send_repeated, send_unavailable
 from paywall.counts import FREE, QUOTED
 from paywall.crier import Crier
@@ -32,7 +33,6 @@ from paywall.protocol.money import ZERO_ADDRESS
 from paywall.protocol.x402 import show_bytes
 from paywall.protocol.x402_v1 import upgraded_payment
 from paywall.quote import Quote
-from paywall.receipts import Admission, ExactAdmission
 from paywall.refunds import Refunded
 from paywall.sights import Sight
 from paywall.tariff import Tariff, asked

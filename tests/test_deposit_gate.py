@@ -17,6 +17,7 @@ from helpers.stores import STORES
 from msgspec.structs import replace
 
 from paywall import deposit_turns
+from paywall.admission import Admission
 from paywall.alarms import Alarm, DepositLost, DepositsUsedUp, GasTooDear, GasWalletEmpty
 from paywall.chain.own import FeeTooHigh
 from paywall.crowd import crowd_alarm
@@ -37,7 +38,6 @@ from paywall.protocol.errors import (
 )
 from paywall.protocol.limits import BET_LOOK_SECONDS, HOLD_SECONDS, MAX_LANES, MAX_STRANGERS
 from paywall.protocol.payers import PayerLimits
-from paywall.receipts import Admission
 from paywall.refunds import Refunded
 from paywall.stores import Store
 from paywall.stores.redis import RedisStore

@@ -23,6 +23,7 @@ from helpers.provider import (
 
 from paywall import batch_gate
 from paywall import gate as gates
+from paywall.admission import Admission
 from paywall.gate import Gate
 from paywall.protocol import once
 from paywall.protocol.channel import Channel, RefusedByChannel
@@ -47,7 +48,6 @@ from paywall.protocol.limits import (
 )
 from paywall.protocol.x402 import Resource, show_address, show_bytes
 from paywall.quote import Quote
-from paywall.receipts import Admission
 from paywall.refunds import Refunded
 from paywall.refusal_memory import RefusalMemory
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paywall import receipts
+from paywall.admission import Admission
 from paywall.protocol.channel import ChainState, Standing, Voucher
 from paywall.protocol.schemes.batch import VoucherPayment
 from paywall.protocol.x402 import decode_response, show_address
-from paywall.receipts import Admission
 
 uint128 = st.integers(0, 2**128 - 1)
 readings = st.builds(ChainState, uint128, uint128, uint128, *[st.integers(0, 2**40)] * 4)

@@ -17,6 +17,7 @@ from helpers.provider import PRICE, Agent, Ledger, decoded
 from helpers.redis_server import shared_server
 
 from paywall import Devnet, Node, open_store
+from paywall.admission import Admission
 from paywall.chain import Chain
 from paywall.deposit_gate import DepositRules
 from paywall.gate import Gate
@@ -25,7 +26,6 @@ from paywall.protocol.channel import ChainState, Channel
 from paywall.protocol.errors import Reason, Refused
 from paywall.protocol.payers import PayerLimits
 from paywall.protocol.x402 import show_address
-from paywall.receipts import Admission
 from paywall.refunds import Refunded
 
 FILL: Final = 50_000

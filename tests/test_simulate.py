@@ -20,6 +20,7 @@ from simulate.cheap import Disk, DiskRows, Signatures
 from simulate.oracle import Oracle
 from simulate.run import Result, simulate
 
+from paywall.admission import ExactAdmission
 from paywall.chain.round import Round
 from paywall.corrections import Corrections, Word
 from paywall.exact_gate import ExactGate
@@ -30,7 +31,6 @@ from paywall.protocol import channel as rules
 from paywall.protocol import eip712, slip
 from paywall.protocol.channel import Channel
 from paywall.protocol.slip import Slip
-from paywall.receipts import ExactAdmission
 from paywall.walletrows import Account
 
 TESTS = Path(__file__).parent

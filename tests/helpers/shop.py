@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from helpers.chain import ASSET, NETWORK, new_address
 from helpers.collecting import ChainClock
+from paywall.admission import Admission
 from paywall.chain import claimer
 from paywall.chain.devnet import Devnet
 from paywall.chain.node import Node
@@ -20,7 +21,6 @@ from paywall.protocol.channel import ChannelConfig, Voucher
 from paywall.protocol.schemes import batch
 from paywall.protocol.schemes.batch import BatchTerms
 from paywall.protocol.x402 import VERSION, PaymentPayload, encode_header
-from paywall.receipts import Admission
 from paywall.stores import Store
 from paywall.stores.memory import MemoryStore
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from helpers.chain import DOMAIN, NETWORK, Payer, rich_payer, send_as
 from helpers.collecting import EAGER, LAZY, Bell, ChainClock
 from helpers.shop import DELAY_SECONDS, PRICE, Shop, open_shop
+from paywall.admission import Admission
 from paywall.alarms import JobFailed, MoneyLost
 from paywall.chain import contract
 from paywall.chain.claimer import Claimer
@@ -28,7 +29,6 @@ from paywall.protocol.claims import ClaimPolicy
 from paywall.protocol.errors import HoldLost, Refused, Reverted
 from paywall.protocol.schemes.batch import sign_voucher
 from paywall.protocol.x402 import show_address
-from paywall.receipts import Admission
 
 TICK_SECONDS: Final = 60
 WAYS: Final = ("at once", "some time", "outage")
