@@ -53,6 +53,7 @@ app = typer.Typer(
 def main() -> None:
     """The entry point: every error that we know is one sentence and an exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("paywall.alarms").setLevel(logging.INFO)  # also that one is over
     try:
         app()
     except (ConfigurationError, ValueError) as error:

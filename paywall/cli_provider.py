@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from paywall.alarms import Alarm
 from paywall.chain import Mined, claimer
 from paywall.chain.claimer import Claimer
 from paywall.chain.node import Node
@@ -193,7 +192,7 @@ async def _preview(
 async def _watch(store: str, node: Node, policy: ClaimPolicy) -> None:
     """Rounds until a signal; what is under way then is taken up at the next start."""
     async with _open(store, node) as (books, chain):
-        worker = Claimer(books, chain, policy, _tell)
+        worker = Claimer(books, chain, policy)
         task = asyncio.create_task(worker.run(policy.poll_seconds))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -202,12 +201,6 @@ async def _watch(store: str, node: Node, policy: ClaimPolicy) -> None:
         with suppress(asyncio.CancelledError):
             await task
         await worker.close()
-
-
-def _tell(alarm: Alarm) -> None:
-    """The log has it at its own level; this is for whoever looks at the terminal."""
-    if alarm.over:
-        err.print(f"[dim]over:[/] {alarm.text}", highlight=False)
 
 
 @asynccontextmanager

@@ -275,6 +275,6 @@ async def test_it_goes_on_when_its_chain_was_away(devnet: Devnet, tmp_path: Path
             proxy.faults["*"] = says("", 500)
             await watching.says("ChainUnreachable")
             proxy.faults.clear()
-            await watching.says("over")
+            await watching.says("over: ChainUnreachable")
             await at.claimed(customer, 1_000)
             assert await watching.stop(signal.SIGINT) == 0
