@@ -2,9 +2,11 @@
 
 To ask is to listen. Of most servers a task listens: it hears what the server says next, and what it
 hears is kept for the app. It stops where one more message would have to be kept, and when the app
-listens itself. A task costs a tenth of a paid request. Of uvicorn the request's own cycle says it,
-so that is asked, and the app listens to uvicorn alone. Of a server that is not known nobody can say
-that, nor of what else stands in between.
+listens itself. A task costs a tenth of a paid request, so it begins when an answer is about to
+leave, or when a request takes its time: a server that lives in another thread says that a client is
+gone too late for who asks only then. Of uvicorn the request's own cycle says it, so that is asked,
+and the app listens to uvicorn alone. Of a server that is not known nobody can say that, nor of what
+else stands in between.
 
 Before an answer leaves, the event loop turns once: so the answers of all who are served then leave
 together, which is fair to each connection and cheaper than to write between two pieces of work.
@@ -70,11 +72,13 @@ class Listener:
     __slots__ = (
         "_began",
         "_cycle",
+        "_ended",
         "_gone",
         "_kept",
         "_now",
         "_receive",
         "_task",
+        "_timer",
         "_uploaded",
         "_waiting",
     )
@@ -86,10 +90,13 @@ class Listener:
         self._now = perf_counter if self._cycle else asyncio.get_running_loop().time
         self._began = self._now()
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._kept: Message | None = None
         self._uploaded = False
         self._gone = False
+        self._ended = False
         self._waiting = 0
+        self._listen_soon()
 
     @property
     def receive(self) -> Receive:
@@ -114,7 +121,26 @@ class Listener:
             self._gone = True
         elif not message.get("more_body", False):
             self._uploaded = True
+            self._listen_soon()
         return message
+
+    def _listen_soon(self) -> None:
+        """A request that takes its time is listened to while it runs."""
+        if self._cycle is None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_AT_ONCE_SECONDS, self._listen_now)
+
+    def _listen_now(self) -> None:
+        self._timer = None
+        self._listening()
+
+    def _listening(self) -> asyncio.Task[None] | None:
+        """The task that listens; None where the app does, or no more can be kept."""
+        if not self._may_hear_more():
+            return None
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._listen())
+        return self._task
 
     async def hung_up(self) -> bool:
         """Whether the server has said so already, or says so when asked this instant."""
@@ -126,10 +152,8 @@ class Listener:
                 for _ in range(_TURNS):  # so that the server hears what has arrived meanwhile
                     await asyncio.sleep(0)
             return _is_over(cycle)
-        if self._may_hear_more():
-            if self._task is None or self._task.done():
-                self._task = asyncio.create_task(self._listen())
-            await self._hear_out(self._task)
+        if listening := self._listening():
+            await self._hear_out(listening)
         return self._gone
 
     async def _hear_out(self, listening: asyncio.Task[None]) -> None:
@@ -145,7 +169,8 @@ class Listener:
         return self._now() - self._began > _AT_ONCE_SECONDS
 
     def _may_hear_more(self) -> bool:
-        return not (self._gone or self._waiting) and (self._kept is None or self._uploaded)
+        over = self._gone or self._ended or self._waiting
+        return not over and (self._kept is None or self._uploaded)
 
     async def _listen(self) -> None:
         """The last message of an upload is kept, and then only a hang-up can come."""
@@ -157,6 +182,10 @@ class Listener:
     def close(self) -> None:
         """Nobody listens any more. Who was cancelled keeps where it was, and that is in here: so
         this lets go of it, and what remains is no cycle for the collector to find."""
+        self._ended = True
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        if task is not None and not task.cancel() and not task.cancelled():
+            task.exception()  # whoever asked was told of it

@@ -17,7 +17,7 @@ from helpers.servers import served
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.listener import Listener
 
@@ -162,3 +162,41 @@ def test_case_10_a_hang_up_is_heard_behind_what_nobody_takes(http: Http, request
 @pytest.mark.parametrize("between", [1, 2])
 def test_case_10_a_hang_up_is_heard_through_middleware(http: Http, between: int) -> None:
     assert _heard(http, GET, tries=1, between=between)
+
+
+async def test_case_10_a_hang_up_that_another_thread_tells_of_is_heard_meanwhile() -> None:
+    asked, gone = asyncio.Event(), threading.Event()
+    uploads: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if uploads:
+            return uploads.pop()
+        asked.set()
+        await asyncio.to_thread(gone.wait)
+        return {"type": "http.disconnect"}
+
+    listener = Listener(receive)
+    async with asyncio.timeout(20):
+        await asked.wait()  # while its handler works, and reads nothing
+        assert not await listener.hung_up()
+        assert (await listener.receive())["type"] == "http.request"
+        gone.set()
+        while not await listener.hung_up():  # noqa: ASYNC110 - to ask is what is tried
+            await asyncio.sleep(0.01)
+    listener.close()
+
+
+async def test_nobody_begins_to_listen_after_the_end() -> None:
+    reads = 0
+
+    async def receive() -> Message:
+        nonlocal reads
+        reads += 1
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    Listener(receive).close()
+    listener = Listener(receive)
+    listener.close()
+    await listener.receive()
+    await asyncio.sleep(0.02)
+    assert reads == 1
