@@ -7,9 +7,9 @@ whatever its spelling and however many workers it reaches. The transfer is settl
 leaves: an answer is never given away, and one that the chain will not pay for is withheld. With
 `settle_first` it is settled before the handler runs, for handlers whose work is dear.
 
-A transfer is sent once. When nobody saw it mined in time the payment is *pending*: the answer is
-kept, the client is told to come again with the same payment, and from then on the chain is only
-asked. What the chain shows then decides: the answer and its receipt, or a refusal for good.
+A transfer is sent once (`paywall.exact_settlement`). When nobody saw its end, the client comes
+again with the same payment, and what the chain shows decides: the answer and its receipt, or a
+refusal for good.
 
 How much work can be had for nothing: a payer must own the sum of all that it has running here when
 a request begins, and an authorization that the chain refused is refused again. Readings of the
@@ -19,7 +19,6 @@ has used buys nothing, although the money came: it may have bought elsewhere.
 Source: exact EVM specification, "Phase 2" and "Phase 3"; extensions/payment_identifier.md.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,26 +28,20 @@ from typing import Final
 
 from paywall import receipts
 from paywall.admission import ExactAdmission, Repeated
-from paywall.chain import Chain, Mined
+from paywall.chain import Chain
 from paywall.chores import Chores
 from paywall.customers import Customers
-from paywall.mirror import PAUSES_SECONDS
+from paywall.exact_settlement import Settlements
 from paywall.protocol import once, slip
 from paywall.protocol.eip712 import keccak
-from paywall.protocol.errors import (
-    HoldLost,
-    Reason,
-    Refused,
-    TransactionPending,
-    Unavailable,
-)
+from paywall.protocol.errors import HoldLost, Reason, Refused, Unavailable
 from paywall.protocol.once import Answer, Ticket
 from paywall.protocol.schemes import exact
 from paywall.protocol.schemes.exact import ExactOffer, ExactTerms
 from paywall.protocol.slip import Slip
 from paywall.protocol.x402 import Malformed, PaymentPayload, decode_requirements
 from paywall.quote import Quote
-from paywall.slipbook import LAID_DOWN, SlipBook, let_go, ttl_of
+from paywall.slipbook import SlipBook, let_go, ttl_of
 from paywall.stores import Store
 from paywall.strangers import Strangers
 
@@ -94,8 +87,8 @@ class ExactGate:
         self._store = store
         self._slips = SlipBook(store, chores)
         self._customers = Customers(terms.asset.network, store, strangers)
+        self._settlements = Settlements(self._slips, chain, chores, self._customers)
         self._chain = chain
-        self._chores = chores
         self._clock = clock
         self._open: dict[str, ExactAdmission] = {}
 
@@ -176,12 +169,14 @@ class ExactGate:
     async def _ready(self, admission: ExactAdmission, mine: Slip) -> Slip:
         """Goes on from the stage that the payment is in, up to where its handler may run."""
         if mine.stage == slip.SENT:
-            return await self._found_out(admission)
+            return await self._settlements.found_out(admission)
         if mine.stage == slip.RUNNING:
             await self._refuse_unpayable(admission)
             if self._rules.settle_first:
-                transaction = await self._settle(admission, b"")
-                return await self._go_on(admission, lambda held: slip.mined(held, transaction))
+                transaction = await self._settlements.settle(admission, b"")
+                return await self._slips.advance(
+                    admission, lambda held: slip.mined(held, transaction)
+                )
         return mine
 
     async def _refuse_unpayable(self, admission: ExactAdmission) -> None:
@@ -199,84 +194,6 @@ class ExactGate:
         if balance < sum(other.price for other in others if other.payer == admission.payer):
             raise Refused(Reason.EXACT_BALANCE)
 
-    # -- Settling --------------------------------------------------------------------------------
-
-    async def _settle(self, admission: ExactAdmission, answer: bytes) -> bytes:
-        """Makes the transfer and returns its transaction.
-
-        Raises Refused when the token will not take it, or nobody saw it mined in time; HoldLost;
-        or Unavailable: then nothing was sent.
-        """
-        try:
-            await self._go_on(admission, lambda mine: slip.sent(mine, answer))
-            mined = await self._chores.once(b"exact" + admission.key, self._transfer(admission))
-        except Refused as refusal:
-            reason = refusal.reason
-            log.warning("an answer is withheld, its transfer failed: %s", refusal)
-            await self._slips.conclude(admission, lambda mine: slip.failed(mine, reason))
-            raise
-        except TransactionPending as pending:
-            log.warning("an answer is withheld, its transfer is pending: %s", pending)
-            await self._slips.conclude(admission, slip.laid_down)
-            self._chores.behind(self._reconcile(admission))
-            raise Refused(Reason.SETTLEMENT_PENDING) from pending
-        except Unavailable:
-            await self._slips.conclude(admission, slip.unsent)
-            raise
-        self._chores.behind(self._remember(admission))
-        return mined.transaction
-
-    async def _transfer(self, admission: ExactAdmission) -> Mined:
-        """Sends it, also if nobody waits for it any more."""
-        payment = admission.payment
-        told, token = payment.authorization, payment.token
-        mined = await self._chain.transfer_with_authorization(told, payment.signature, token)
-        if mined is None:
-            raise Refused(Reason.EXACT_USED)
-        return mined
-
-    async def _remember(self, admission: ExactAdmission) -> None:
-        """Its payer is a customer from now on; where the store is down, from the next time on."""
-        with suppress(Unavailable):
-            await self._customers.remember(admission.payer)
-
-    async def _found_out(self, admission: ExactAdmission, holder: str | None = None) -> Slip:
-        """What became of a transfer that was sent before. Raises Refused, also while it is open."""
-        payment = admission.payment
-        try:
-            mined = await self._chain.transferred(payment.authorization, payment.token)
-        except Refused as refusal:
-            reason = refusal.reason
-            await self._slips.conclude(admission, lambda mine: slip.failed(mine, reason), holder)
-            raise
-        if mined is None:
-            raise Refused(Reason.SETTLEMENT_PENDING)
-        self._chores.behind(self._remember(admission))
-        transaction = mined.transaction
-        return await self._go_on(admission, lambda mine: slip.mined(mine, transaction), holder)
-
-    async def _reconcile(self, admission: ExactAdmission) -> None:
-        """Looks a while for a transfer that nobody waits for, so that a client finds it settled."""
-        for pause_seconds in PAUSES_SECONDS:
-            await asyncio.sleep(pause_seconds)
-            try:
-                await self._found_out(admission, LAID_DOWN)
-                return
-            except HoldLost:  # the client has come again, and looks for itself
-                return
-            except Refused as refusal:
-                if refusal.reason is not Reason.SETTLEMENT_PENDING:
-                    return
-            except Unavailable:
-                continue
-
-    async def _go_on(
-        self, admission: ExactAdmission, change: Callable[[Slip], Slip], holder: str | None = None
-    ) -> Slip:
-        after = await self._slips.step(admission, change, holder)
-        assert after is not None
-        return after
-
     # -- Ending ----------------------------------------------------------------------------------
 
     async def charge(self, admission: ExactAdmission, amount: int, answer: Answer | None) -> str:
@@ -290,10 +207,12 @@ class ExactGate:
         kept = once.encode_answer(answer) if answer else b""
         try:
             if not admission.transaction:
-                admission.transaction = await self._settle(admission, kept)
+                admission.transaction = await self._settlements.settle(admission, kept)
             transaction = admission.transaction
             try:
-                await self._go_on(admission, lambda mine: slip.answered(mine, transaction, kept))
+                await self._slips.advance(
+                    admission, lambda mine: slip.answered(mine, transaction, kept)
+                )
             except Unavailable as error:  # it is paid, and no reason to withhold what was bought
                 log.warning("an answer leaves, and the store does not take note: %s", error)
                 again = self._slips.conclude

@@ -82,6 +82,14 @@ class SlipBook:
             if before == after:
                 return mine
 
+    async def advance(
+        self, admission: ExactAdmission, change: Callable[[Slip], Slip], holder: str | None = None
+    ) -> Slip:
+        """A step to a stage that is remembered. Raises as `step` does."""
+        after = await self.step(admission, change, holder)
+        assert after is not None
+        return after
+
     async def conclude(
         self, admission: ExactAdmission, change: Change, holder: str | None = None
     ) -> None:

@@ -36,7 +36,7 @@ from helpers.provider import (
 from helpers.provider import header_of as encoded
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paywall import customers, exact_gate, pass_for, slipbook, upto
+from paywall import customers, exact_settlement, pass_for, slipbook, upto
 from paywall.asgi import Paywall, payment_of
 from paywall.protocol import slip
 from paywall.protocol.eip712 import address_of
@@ -50,7 +50,7 @@ from paywall.stores.sqlite import SqliteStore
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (exact_gate, slipbook):
+    for module in (exact_settlement, slipbook):
         monkeypatch.setattr(module, "PAUSES_SECONDS", (0.001,) * 4)
 
 

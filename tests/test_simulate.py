@@ -23,7 +23,7 @@ from simulate.run import Result, simulate
 from paywall.admission import ExactAdmission
 from paywall.chain.round import Round
 from paywall.corrections import Corrections, Word
-from paywall.exact_gate import ExactGate
+from paywall.exact_settlement import Settlements
 from paywall.exchange import Exchange
 from paywall.gate import Gate
 from paywall.payment import Payment
@@ -143,7 +143,7 @@ async def claims_nothing(claimer: Round, plan: object) -> bool:
     return True
 
 
-async def takes_no_transfer(gate: ExactGate, *told: Any) -> bytes:
+async def takes_no_transfer(settlements: Settlements, *told: Any) -> bytes:
     return b"\x01" * 32
 
 
@@ -155,8 +155,10 @@ def forgets_slips(known: Slip | None, fingerprint: bytes, request: str, now_ms: 
     return _claim(None, fingerprint, request, now_ms)
 
 
-async def asks_nobody_twice(gate: ExactGate, admission: Any, holder: str | None = None) -> Slip:
-    return await gate._go_on(admission, slip.unsent, holder)
+async def asks_nobody_twice(
+    settlements: Settlements, admission: Any, holder: str | None = None
+) -> Slip:
+    return await settlements._slips.advance(admission, slip.unsent, holder)
 
 
 _charge, _release, _claim = rules.charge, rules.release, slip.claim
@@ -181,12 +183,14 @@ MUTANTS = {
     "a meter that is not read": Mutant(
         Payment, "close", lambda payment: payment.amount, "is charged for what costs"
     ),
-    "an answer before its transfer": Mutant(ExactGate, "_settle", takes_no_transfer, "is not paid"),
+    "an answer before its transfer": Mutant(
+        Settlements, "settle", takes_no_transfer, "is not paid"
+    ),
     "an authorization that is not remembered": Mutant(
         slip, "claim", forgets_slips, "is sent twice"
     ),
     "a transfer that is sent again": Mutant(
-        ExactGate, "_found_out", asks_nobody_twice, "is sent twice"
+        Settlements, "found_out", asks_nobody_twice, "is sent twice"
     ),
     "an agent that takes no correction": Mutant(
         Corrections, "correct", lambda *_: False, "is not served"
