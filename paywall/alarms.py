@@ -107,7 +107,15 @@ def both(one: Listener, other: Listener) -> Listener:
 
 
 class Board:
-    """The alarms that stand. Each change goes to the log and to the owner's listener."""
+    """The alarms that stand. Each change goes to the log and to the owner's listener.
+
+    Who may ring the same alarms shares a board: then each is told once.
+    """
+
+    @classmethod
+    def of(cls, told: "Listener | Board") -> "Board":
+        """That of somebody else, or one of its own."""
+        return told if isinstance(told, Board) else cls(told)
 
     def __init__(self, listener: Listener = to_log) -> None:
         self._listener: Final = listener

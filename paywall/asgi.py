@@ -20,7 +20,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paywall.alarms import Listener, both, to_log
+from paywall.alarms import Board, Listener, both, to_log
 from paywall.answers import send_refusal, send_unavailable
 from paywall.chain import Chain
 from paywall.clock import steady_time
@@ -132,7 +132,7 @@ class Paywall:
         )
         self.app = app
         self.news = News(on_event)
-        alarms = both(alarms, self.news.alarm)
+        board = Board(both(alarms, self.news.alarm))
         self.gate = Gate(
             terms,
             open_store(store) if isinstance(store, str) else store,
@@ -143,14 +143,14 @@ class Paywall:
             deposits=DepositRules(
                 PayerLimits(deposits_per_hour, channels_per_payer, all_deposits_per_hour),
                 asset.units(instant_up_to) if instant_up_to is not None else 0,
-                alarms,
+                board,
             ),
             news=self.news,
         )
         self.sights = Sights(self.news)
         self._scribe = Scribe(self.sights, slips_of(self.gate.store))
         self._collector = collector_of(
-            self.gate.store, chain, asset, collect, alarms, clock, self.news
+            self.gate.store, chain, asset, collect, board, clock, self.news
         )
         self._entrance = Entrance(self.gate.store, asset.network, origin_of(public_url), clock)
         self._book = PriceBook(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from paywall import telling
-from paywall.alarms import Listener, to_log
+from paywall.alarms import Board, Listener, to_log
 from paywall.chain import Chain
 from paywall.chain.claimer import Claimer
 from paywall.chain.own import OwnChain
@@ -50,7 +50,7 @@ def collector_of(
     chain: Chain,
     asset: Asset,
     policy: ClaimPolicy | None,
-    alarms: Listener = to_log,
+    alarms: Listener | Board = to_log,
     clock: Callable[[], float] = steady_time,
     news: News = NOBODY,
 ) -> Collector | None:

@@ -65,7 +65,7 @@ class DepositRules:
 
     limits: PayerLimits = _LIMITS
     instant_up_to: int = 0
-    alarms: Listener = to_log
+    alarms: Listener | Board = to_log
 
     def __post_init__(self) -> None:
         if self.instant_up_to < 0:
@@ -104,7 +104,7 @@ class Deposits:
         self._reserve = reserve
         self._clock = clock
         self._turns = Turns(store)
-        board, network = Board(how.alarms), terms.asset.network
+        board, network = Board.of(how.alarms), terms.asset.network
         self._crowd = Crowd(how.limits, network, store, board)
         worth = max(1, terms.min_deposit // 2)
         self.payers = Payers(how.limits, worth, network, store, self._crowd)

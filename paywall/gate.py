@@ -72,7 +72,7 @@ class Gate:
         self._chores = Chores()
         self._running = Running(store, self._chores, terms.withdraw_delay_seconds, clock)
         mirror = Mirror(store, chain, self._chores, clock)
-        heard = GasWatch(chain, Board(deposits.alarms))
+        heard = GasWatch(chain, Board.of(deposits.alarms))
         self._batch = BatchGate(
             terms, deposits, store, heard, mirror, self._chores, self._running, clock, news
         )

@@ -59,7 +59,7 @@ class Claimer:
         store: Store,
         chain: OwnChain,
         policy: ClaimPolicy | None = None,
-        alarms: Listener = to_log,
+        alarms: Listener | Board = to_log,
         *,
         watch: Watch | None = Watch(),  # noqa: B008 (a frozen value)
         assets: Assets = KNOWN_ASSETS,
@@ -74,7 +74,7 @@ class Claimer:
         self._clock = clock
         self._job = job_on(chain.network)
         self._owner = token_hex(8)
-        self.board = Board(alarms)
+        self.board = Board.of(alarms)
         self._watcher = Watcher(store, chain, self.board, watch, clock) if watch else None
         self._rota = Rota(store)
         self._returns = Returns(store, chain, self._policy, assets, clock)
