@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/interop/node
 NODE_PACKAGES := $(NODE)/node_modules/.package-lock.json
 
-.PHONY: demo test check soak simulate adversary bench budget-race agent-kills fuzz cases edges stream limits audit install clean redis
+.PHONY: demo test check soak simulate crowd adversary bench budget-race agent-kills fuzz cases edges stream limits audit install clean redis
 
 demo: $(VENV)/.runtime            ## chain, provider and agent on this machine; every sum checked
 	@$(BIN)/paywall demo $(ARGS)
@@ -35,6 +35,11 @@ PAYMENTS ?= 20000
 
 simulate: $(VENV)/.development    ## everything at once in virtual time, from one seed; 10^6: PAYMENTS=1000000
 	@PYTHONPATH=tests $(BIN)/python -m simulate --seed $(SEED) --payments $(PAYMENTS) $(ARGS)
+
+CROWDS ?= 2000
+
+crowd: $(VENV)/.development       ## many payments in flight on one channel, in any order; CROWDS=20000
+	@PAYWALL_CROWDS=$(CROWDS) $(BIN)/python -m pytest -n $(JOBS) tests/test_crowd.py $(ARGS)
 
 bench: $(VENV)/.development redis ## what a paid request costs, beside others; .bench/latest.json
 	@$(MAKE) --no-print-directory $(NODE_PACKAGES) || echo "express and hono are left out"

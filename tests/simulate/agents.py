@@ -65,6 +65,32 @@ FINISHED_AFTER_SECONDS: Final = (30.0, 150.0, 450.0)
 served in a channel that is half withdrawn."""
 
 
+async def buy(
+    transport: AsyncTransport,
+    oracle: Oracle,
+    url: str,
+    patience_seconds: float | None = None,
+    is_behind: bool = False,
+) -> str:
+    """One request, and in a word what became of it. An agent `is_behind` whose file lacks rows."""
+    try:
+        async with asyncio.timeout(patience_seconds):
+            answer = await transport.handle_async_request(httpx.Request("GET", _parsed(url)))
+            await answer.aread()
+        return str(answer.status_code)
+    except TimeoutError:
+        return "hung up"
+    except ProviderMisbehaved as error:
+        oracle.violated(b"", f"an honest provider is blamed: {error}")
+        return "blamed"
+    except PaymentRefused as error:
+        if error.reason in TOTALS and not is_behind:
+            oracle.unpaid(GOAL.get(), error.reason)
+        return f"refused: {error.reason}"
+    except (AgentError, httpx.TransportError) as error:
+        return type(error).__name__
+
+
 class Agent:
     """One payer with one key; `total` is its budget in units."""
 
@@ -167,24 +193,7 @@ class Agent:
         """One request, and in a word what became of it."""
         GOAL.set(self.oracle.next_goal())
         patience = self.random.random() if self.faults.strikes("client hangs up") else None
-        try:
-            async with asyncio.timeout(patience):
-                answer = await self.transport.handle_async_request(
-                    httpx.Request("GET", _parsed(url))
-                )
-                await answer.aread()
-            outcome = str(answer.status_code)
-        except TimeoutError:
-            outcome = "hung up"
-        except ProviderMisbehaved as error:
-            self.oracle.violated(b"", f"an honest provider is blamed: {error}")
-            outcome = "blamed"
-        except PaymentRefused as error:
-            outcome = f"refused: {error.reason}"
-            if error.reason in TOTALS and not self.is_behind:
-                self.oracle.unpaid(GOAL.get(), error.reason)
-        except (AgentError, httpx.TransportError) as error:
-            outcome = type(error).__name__
+        outcome = await buy(self.transport, self.oracle, url, patience, self.is_behind)
         self.outcomes[outcome] += 1
         return outcome
 

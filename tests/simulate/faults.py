@@ -85,6 +85,11 @@ class Faults:
     def gas_price_wei(self) -> int:
         return self._gas * self._random.randrange(1, 5)
 
+    def only(self, chances: dict[str, float]) -> None:
+        """No faults but these, and every message takes as short as it can."""
+        self.chances = dict.fromkeys(KINDS, 0.0) | chances
+        self._scales = dict.fromkeys(self._scales, 0.0)
+
     def calm(self) -> None:
         """No more faults, and cheap gas."""
         self.chances = dict.fromkeys(self.chances, 0.0)

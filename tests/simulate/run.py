@@ -80,7 +80,7 @@ class _Alarm(logging.Handler):
 
 
 @contextmanager
-def _listening(oracle: Oracle) -> Iterator[None]:
+def listening(oracle: Oracle) -> Iterator[None]:
     log, alarm = logging.getLogger("paywall"), _Alarm(oracle)
     kept = log.propagate, log.level
     log.propagate = False
@@ -111,7 +111,7 @@ def simulate(seed: str, payments: int, real: bool | None = None) -> Result:
     ):
         world = World(seed, payments, Path(name), disks, loop)
         loop.set_exception_handler(lambda _, told: _unexpected(world.oracle, told))
-        with _listening(world.oracle):
+        with listening(world.oracle):
             try:
                 loop.run_until_complete(_life_of(world))
             finally:

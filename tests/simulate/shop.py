@@ -77,12 +77,12 @@ class App:
         if self._random.random() < 0.05:
             scope["payment"].charge(self._random.choice((0, 1, WORD)))
         told.due = scope["payment"].charged
-        await _answer(send, 200, run.encode(), run)
+        await answer(send, 200, run.encode(), run)
 
     async def _fail(self, send: Send) -> None:
         if self._random.random() < 0.3:
             raise ConnectionError("the handler's own trouble")
-        await _answer(send, self._random.choice((400, 404, 500)), b"no", "")
+        await answer(send, self._random.choice((400, 404, 500)), b"no", "")
 
     async def _stream(self, run: str, told: Run, payment: Payment, send: Send) -> None:
         headers = [(b"x-run", run.encode()), (b"x-metered", b"1")]
@@ -100,7 +100,7 @@ class App:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _answer(send: Send, status: int, body: bytes, run: str) -> None:
+async def answer(send: Send, status: int, body: bytes, run: str) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
     if run:
         headers.append((b"x-run", run.encode()))
