@@ -149,6 +149,8 @@ class Wire(asyncio.Protocol):
             call.reply.set_result(reply)
 
     def _refuse(self, call: Call, error: Exception) -> None:
+        if call.reply.done():  # its caller was cancelled, and may have undone it meanwhile
+            return
         if call.script and call.reloads < _MAX_RELOADS and str(error).startswith("NOSCRIPT"):
             call.reloads += 1
             self.load([call.script])

@@ -26,6 +26,7 @@ from paywall.protocol.channel import Channel, NeedsChain, RefusedByChannel
 from paywall.protocol.errors import HoldLost, StoreUnavailable
 from paywall.protocol.once import AnsweredBefore, Ticket
 from paywall.stores import Store
+from paywall.stores.redis_scripts import scripts
 
 TICKET = Ticket("payment-id-of-16-and-more", bytes(32))
 
@@ -259,3 +260,20 @@ async def test_a_cancelled_verb_is_not_sent_again(server: RedisServer, proxy: Pr
         assert (await record_of(store, channel_id)).held == 5, "it was on its way already"
     with server.client() as admin:
         assert admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+
+
+async def test_a_cancelled_verb_is_not_sent_again_behind_what_undoes_it(
+    server: RedisServer, store: Store
+) -> None:
+    """Its script was gone, and that of the release was not."""
+    channel_id = await open_channel(store)
+    server.command("SCRIPT", "FLUSH")
+    server.command("SCRIPT", "LOAD", scripts()["release"].text)
+    reserving = asyncio.ensure_future(store.reserve(channel_id, voucher(5), 5, "given up"))
+    await asyncio.sleep(0)
+    reserving.cancel()
+    await store.release(channel_id, "given up")
+    for _ in range(20):  # whatever would be sent again is answered before these
+        record = await record_of(store, channel_id)
+        await asyncio.sleep(0)
+    assert record.holds == {}
