@@ -1,8 +1,10 @@
-"""Bringing an agent's money home: a refund by the provider, or a withdrawal by time.
+"""Bringing an agent's money home: a refund by the provider, a withdrawal by time, a lost file.
 
     await close(client, url, chain)      the provider returns what is left; where it does not (it
                                          refuses, is gone, says so and the chain does not), withdraw
     await withdraw(wallet, channel, chain)   one step: begin, wait, or take. Call it again later
+    await recover(wallet, chain)         finds the payer's channels when the wallet's file is lost;
+                                         it is of `paywall.recovery`, and shown here too
 
 A withdrawal needs no provider. It leaves in the channel what the agent owes by its own books, so
 that an honest provider can still claim that; `everything=True` asks for all that is unclaimed, and
@@ -29,6 +31,7 @@ from paywall.protocol.errors import AgentError, PaymentError, Reverted
 from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS
 from paywall.protocol.schemes import batch
 from paywall.protocol.x402 import show_bytes
+from paywall.recovery import Found, recover
 from paywall.wallet import Wallet
 from paywall.walletrows import Account, Withdrawal
 
@@ -263,3 +266,15 @@ def _as_on_chain(account: Account, state: ChainState, now: float) -> Account:
     if pending and pending.valid_before < now - MAX_CLOCK_SKEW_SECONDS:
         account = replace(account, deposit=None, deposit_until=0.0)
     return replace(account, balance=state.balance, deposited=max(account.spent, state.balance))
+
+
+__all__ = [
+    "Closing",
+    "Found",
+    "PayerChain",
+    "State",
+    "close",
+    "recover",
+    "withdraw",
+    "withdraw_due",
+]

@@ -228,7 +228,7 @@ class ChainLink(OwnChain):
 
 
 class OwnersLink:
-    """What an agent that lost its wallet's file reads: `paywall.closing.PayerChain`."""
+    """What an agent that lost its wallet's file reads: `paywall.recovery.ChannelFinder`."""
 
     network = NETWORK
 
