@@ -86,6 +86,8 @@ class Exchange:
             self._listener.close()
             if self._open:
                 await finish(self._end())
+        if self._muted and not self._answered:
+            await send_unavailable(self._scope, self._send)
 
     async def _bounded(self, app: ASGIApp) -> None:
         """A metered answer that takes too long is charged as far as it went, and breaks off.
@@ -108,8 +110,6 @@ class Exchange:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if not self._answered:
-                await send_unavailable(self._scope, self._send)
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -164,7 +164,11 @@ class Exchange:
             assert self._open is not None
             receipt = self._gate.ceiling_receipt(self._open)
         else:
-            receipt = await self._charge_or_apologise(message, body)
+            try:
+                receipt = await self._charge_or_apologise(message, body)
+            except asyncio.CancelledError:
+                self._muted = True  # an app with a time limit of its own goes on; this is charged
+                raise
         self._answered = True
         if receipt is None:
             return message

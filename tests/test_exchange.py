@@ -645,6 +645,39 @@ async def test_case_10_an_answer_whose_charge_was_cut_off_is_kept_for_who_comes_
     assert await charged(wall) == PRICE
 
 
+async def test_case_10_an_app_that_does_not_wait_for_its_charge_cannot_answer_otherwise() -> None:
+    """Its client is told to come again, and gets what was charged."""
+    store = FaultyStore()
+    whole = store.charge
+    body = {"type": "http.response.body", "body": b"paid for"}
+    head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]}
+
+    async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(head)
+        try:
+            async with asyncio.timeout(0.01):
+                await send(body)
+        except TimeoutError:
+            await answering(504)(scope, receive, send)
+
+    async def slow(*args: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await whole(*args)
+
+    store.charge = slow  # type: ignore[method-assign]
+    wall = provider(impatient, store=store)
+    payment = decoded(Agent().pay(1000))
+    payment["extensions"] = {"payment-identifier": {"info": {"id": "pay_0123456789abcdef"}}}
+    again = paying(header_of(payment))
+    told = await ask(wall, headers=again)
+    assert (told.status, told.header("retry-after") is not None) == (503, True)
+    await asyncio.sleep(0.2)
+    await turns(20)
+    answer = await ask(wall, headers=again)
+    assert (answer.status, answer.body) == (200, b"paid for")
+    assert await charged(wall) == PRICE
+
+
 async def test_case_10_a_stream_that_is_cancelled_is_charged_for_what_it_sent() -> None:
     client = Client()
 
