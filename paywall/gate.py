@@ -191,12 +191,12 @@ class Gate:
         """The receipt of a payment that was refused."""
         return receipts.failed(refusal, self.terms.asset.network)
 
-    # -- In the background -----------------------------------------------------------------------
-
     @property
     def _transfers(self) -> ExactGate:
         assert self._exact is not None, "somebody else let this request in"
         return self._exact
+
+    # -- In the background -----------------------------------------------------------------------
 
     def abandon(self, admission: Admitted) -> None:
         """Lets a request go of which nobody knows whether it was charged; its answer is withheld.
