@@ -11,7 +11,7 @@ processes share the agent's wallet. Nobody lies, so whatever `Oracle` sees is a 
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -25,17 +25,18 @@ from paywall.asgi import Paywall
 from paywall.client import AsyncTransport
 from paywall.protocol import channel, eip712, window
 from paywall.protocol.channel import Channel
+from paywall.protocol.errors import AgentError
 from paywall.protocol.limits import HOLD_SECONDS
 from paywall.protocol.schemes import batch
 from paywall.protocol.x402 import show_address
 from paywall.wallet import Wallet
 from paywall.walletrows import Account
-from paywall.walletstate import FORGOTTEN_SECONDS
 from simulate.agents import GOAL, buy
 from simulate.calls import Call, Worker
 from simulate.chain import EPOCH
 from simulate.cheap import Disk, cheaply
 from simulate.contract import ASSET
+from simulate.crowd_rest import MOMENT_SECONDS, rest
 from simulate.faults import Faults
 from simulate.loop import Loop, Process
 from simulate.oracle import Oracle
@@ -48,8 +49,6 @@ WINDOW: Final = 8
 IN_FLIGHT: Final = 4
 PLACES: Final = ("item", "item", "item", "dear", "stream")
 STEPS: Final = 600
-MOMENT_SECONDS: Final = 0.002
-"""Until a store has answered."""
 CROWD: Final = 10
 """How many requests are under way at most: some wait for their turn."""
 
@@ -95,6 +94,7 @@ class Crowd:
             self.hang_up: 0.3,
             self.kill_worker: random.choice((0.0, 0.1, 0.3)),
             self.kill_payer: random.choice((0.0, 0.05)),
+            self.refund: random.choice((0.0, 0.3)),
             self.fail_over: 0.1 * forgets,
             self.server.flush: 0.02 * forgets,
         }
@@ -169,6 +169,17 @@ class Crowd:
         self.outcomes[outcome] += 1
         return outcome
 
+    def refund(self) -> None:
+        """The owner asks for what is left, in the middle of everything."""
+        payer = self.random.choice(self.payers)
+        payer.process.spawn(self._refund(payer, self.random.choice((None, 1_000))))
+
+    async def _refund(self, payer: Payer, amount: int | None) -> None:
+        with suppress(AgentError, httpx.TransportError):
+            request = httpx.Request("GET", f"https://{HOST}/item/1")
+            await payer.transport.refund(request, amount, lane=0)
+            self.outcomes["refunded"] += 1
+
     def deliver(self) -> None:
         if self.post.mail:
             self.post.deliver(self.random.randrange(len(self.post.mail)))
@@ -209,6 +220,12 @@ class Crowd:
     def fail_over(self) -> None:
         self.server.fail_over(self.random.choice((0.01, 0.5, 2.0)))
 
+    def heard(self, told: dict[str, Any]) -> None:
+        """What nobody has caught. Connections may break when nobody waits for them any more."""
+        error = told.get("exception")
+        if not isinstance(error, httpx.TransportError):
+            self.oracle.violated(b"", f"unexpected: {told.get('message')}: {error!r}")
+
     # -- What must hold --------------------------------------------------------------------------
 
     def account(self) -> Account | None:
@@ -225,41 +242,6 @@ class Crowd:
         what = f"{seen} was signed, and the books say {account.signed}"
         self.oracle.expect(seen <= account.signed, channel_id, what)
 
-    async def rest(self) -> None:
-        """What is under way ends. Then everybody is served, and both sides count the same."""
-        self.faults.only({})
-        await self.serve(FORGOTTEN_SECONDS + 10.0)
-        for payer in self.payers:
-            await self._served(payer)
-        account, record = self.account(), self.record()
-        if account is None or record is None or self.oracle.violations:
-            return
-        known = account.charged + account.doubtful
-        what = f"the agent counts {account.charged} to {known}, its provider {record.charged}"
-        agree = account.charged <= record.charged <= known and not account.flying
-        self.oracle.expect(agree, account.channel_id, what)
-        self.oracle.counts["books that agree to the unit"] += account.charged == record.charged
-
-    async def _served(self, payer: Payer) -> None:
-        outcomes = []
-        for _ in range(3):
-            task = self.begin(payer, "item")
-            await self.serve(100.0)
-            outcomes.append(task.result())
-        self.oracle.expect("200" in outcomes, b"", f"who pays is not served: {outcomes}")
-
-    async def serve(self, seconds: float) -> None:
-        """Everything arrives and ends well."""
-        until = self.loop.time() + seconds
-        while self.loop.time() < until:
-            await self.loop.pause(MOMENT_SECONDS)
-            if self.post.mail:
-                self.post.deliver(0)
-            elif self.kitchen.waiting:
-                self.kitchen.waiting.pop(0).set_result("whole")
-            else:
-                await self.loop.pause(0.5)
-
 
 _KEY: Final = bytes([0x71]) * 32
 
@@ -271,7 +253,6 @@ def _address(number: int) -> Any:
 def crowd(seed: str, steps: int = STEPS) -> Crowd:
     """One world, from its seed to its end."""
     loop, disks = Loop(), dict[str, Disk]()
-    loop.set_exception_handler(lambda *_: None)  # of connections that nobody waits for any more
     with ExitStack() as stack:
         stack.enter_context(seeded(seed))
         stack.enter_context(cheaply(seed.encode()[:64], disks))
@@ -284,6 +265,7 @@ def crowd(seed: str, steps: int = STEPS) -> Crowd:
             stack.callback(setattr, owner, name, vars(owner)[name])
             setattr(owner, name, small)
         world = Crowd(loop, Random(seed), disks)
+        loop.set_exception_handler(lambda _, told: world.heard(told))
         stack.enter_context(listening(world.oracle))
         try:
             loop.run_until_complete(_life(world, steps))
@@ -297,4 +279,4 @@ def crowd(seed: str, steps: int = STEPS) -> Crowd:
 async def _life(world: Crowd, steps: int) -> None:
     await world.live(steps)
     if not world.oracle.violations:
-        await world.rest()
+        await rest(world)
