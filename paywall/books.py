@@ -94,11 +94,14 @@ class Books:
 
     # -- Settling --------------------------------------------------------------------------------
 
-    def settle(self, promise: AnyPromise, receipt: SettlementResponse) -> int:
+    def settle(
+        self, promise: AnyPromise, receipt: SettlementResponse, goes_on: bool = False
+    ) -> int:
         """Takes over a receipt, and returns what it says was charged.
 
-        Raises ProviderMisbehaved when it says more than was agreed, and then pays this provider
-        no more; PaymentRefused when it cannot be read, and then the payment counts as spent.
+        `goes_on`: its request may be paid for anew. Raises ProviderMisbehaved when it says more
+        than was agreed, and then pays this provider no more; PaymentRefused when it cannot be read,
+        and then the payment counts as spent.
         """
         if isinstance(promise, ExactPromise):
             return self.transfers.settle(promise, receipt)
@@ -111,12 +114,16 @@ class Books:
         if charged > agreed:
             self._end(promise, _kept, "paid", agreed, receipt.transaction)
             self.stop(promise, f"it charged {charged} where {agreed} was agreed", receipt)
-        outcome = _settled(promise, charged, total)
+        outcome = _settled(promise, charged, total, goes_on)
         self._end(promise, outcome, "paid", charged, receipt.transaction)
         return charged
 
-    def release(self, promise: AnyPromise) -> None:
-        """The payment was not taken: its price is free again. What was signed stays signed."""
+    def release(self, promise: AnyPromise, goes_on: bool = False) -> None:
+        """The payment was not taken: its price is free again. What was signed stays signed.
+
+        Perhaps it is taken after all, and then that was the price of its request; so there is no
+        doubt about it while the request `goes_on`, and may be paid for anew.
+        """
         if isinstance(promise, ExactPromise):
             return self.transfers.release(promise)
 
@@ -124,9 +131,22 @@ class Books:
             if promise.top_up:
                 pause = self._clock() + TOP_UP_PAUSE_SECONDS
                 account = replace(account, no_top_up_before=pause)
-            return replace(account, doubtful=account.doubtful + payment.price)
+            doubtful = account.doubtful + (0 if goes_on else payment.price)
+            return replace(account, doubtful=doubtful)
 
         self._end(promise, released, "refused", promise.intent.price)
+
+    def given_up(self, promise: AnyPromise) -> None:
+        """The request of a refused payment has ended, and nothing else was paid for it."""
+        if not isinstance(promise, Promise):
+            return
+        try:
+            with self.file.change():
+                account = self._account(promise.intent)
+                doubtful = account.doubtful + promise.intent.price
+                self.file.put(replace(account, doubtful=doubtful))
+        except StoreUnavailable as error:
+            log.error("what a refusal leaves in doubt cannot be written down: %s", error)
 
     def unsent(self, promise: AnyPromise) -> None:
         """Nothing has left: the payment is free again, and so is a deposit that was made for it."""
@@ -219,11 +239,10 @@ class Books:
         self,
         intent: Intent,
         refusal: PaymentRequired,
-        refused: int = 0,
         promise: Promise | None = None,
     ) -> bool:
         """As `Corrections.correct`."""
-        return self.corrections.correct(new_account(intent), intent, refusal, refused, promise)
+        return self.corrections.correct(new_account(intent), intent, refusal, promise)
 
     def lost_channel(self, intent: Intent, promise: Promise | None = None) -> None:
         """The provider finds no funded channel for this promise: the next one makes a deposit."""
@@ -249,7 +268,7 @@ def _kept(account: Account, payment: InFlight) -> Account:
     return replace(account, charged=account.charged + payment.price)
 
 
-def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
+def _settled(promise: Promise, charged: int, total: int | None, goes_on: bool) -> _Outcome:
     def settled(account: Account, payment: InFlight) -> Account:
         now_charged = account.charged + charged
         alone = payment.first and payment.serial == account.begun
@@ -262,7 +281,7 @@ def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
         if account.deposit and (promise.deposit or account.deposit.supposed):
             account = confirmed(account, account.deposit)
         # What bought nothing is good again at the provider, for whoever has a copy of it.
-        doubtful = account.doubtful + (0 if charged else payment.price)
+        doubtful = account.doubtful + (0 if charged or goes_on else payment.price)
         return replace(account, charged=now_charged, doubtful=doubtful)
 
     return settled

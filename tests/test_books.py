@@ -83,9 +83,11 @@ def pay(wallet: Wallet, intent: Intent, times: int = 1) -> Promise:
 
 def correct(wallet: Wallet, refused: Promise, told: Json, error: str = MISMATCH) -> bool:
     """What a provider's correction comes to, after its refusal."""
-    wallet.books.release(refused)
-    refusal, price = quote(told, error=error), refused.intent.price
-    return wallet.books.correct(refused.intent, refusal, price, refused)
+    wallet.books.release(refused, goes_on=True)
+    mended = wallet.books.correct(refused.intent, quote(told, error=error), refused)
+    if not mended:
+        wallet.books.given_up(refused)
+    return mended
 
 
 # -- Totals --------------------------------------------------------------------------------------
@@ -696,7 +698,7 @@ def test_case_46_a_liar_gains_the_prices_of_what_it_refused_once(wallet):
         signed = account(wallet, intent).signed
         for total in (signed, signed - 1, 9_000):
             told = corrected(channel, total, proof(channel, signed))
-            wallet.books.correct(intent, quote(told, error=MISMATCH), PRICE, refused)
+            wallet.books.correct(intent, quote(told, error=MISMATCH), refused)
         wallet.books.unsent(refused)
     assert wallet.spent() <= 1_000 + 4_000 + 4_000
 
