@@ -194,10 +194,9 @@ class Deposits:
             rules.reserve(then, voucher.voucher, price, "", int(self._clock() * 1000))
         except NeedsChain as error:
             raise ChainUnavailable("the chain's word on this channel is too old") from error
-        except (
-            RefusedByChannel
-        ) as refusal:  # nothing was put on chain: the payer sees what is there
-            shown = replace(then, chain=chain)
+        except RefusedByChannel as refusal:
+            # Nothing was put on chain: the payer sees what is there.
+            shown = replace(refusal.channel, chain=chain)
             raise RefusedByChannel(_reason(refusal.reason, shown, payment), shown) from refusal
         return chain
 

@@ -507,6 +507,17 @@ async def test_an_rpc_that_stays_behind_its_own_block_is_unavailable(empty: Hous
     assert await empty.admit(header)
 
 
+async def test_a_deposit_that_is_refused_shows_no_hold_whose_time_is_over(house: House) -> None:
+    """Its payer would take it for another payment, and not come to terms."""
+    await house.served(1000)
+    await house.pay(2000)
+    house.clock.now += 60
+    with pytest.raises(RefusedByChannel) as refused:
+        await house.admit(house.agent.fill(1000, salt=2))
+    assert refused.value.reason is Reason.CUMULATIVE_MISMATCH
+    assert refused.value.channel.committed == 1000
+
+
 async def test_case_36_a_deposit_below_the_minimum_is_refused(empty: House) -> None:
     assert await refusal(empty.admit(empty.agent.fill(1000, 9_999))) is Reason.DEPOSIT_TOO_SMALL
     assert empty.ledger.calls == ["open"]

@@ -78,7 +78,11 @@ class RuleStore(RuleLeases, RuleTallies):
     async def refuse(self, channel_id: bytes, ticket: Ticket) -> None:
         def rule(slot: Slot, now_ms: int) -> Slot:
             once.check(slot.entry, ticket, "", _running(slot, now_ms), now_ms)
-            return Slot(slot.record, once.refused(ticket, now_ms))
+            record, entry = slot.record, once.live(slot.entry, now_ms)
+            if record and entry and entry.request in record.holds:
+                # Its time is over; should its worker only have been slow, it is not charged either.
+                record = channels.release(record, entry.request)
+            return Slot(record, once.refused(ticket, now_ms))
 
         await self._apply(channel_id, rule, ticket.payment_id)
 

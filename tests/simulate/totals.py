@@ -7,11 +7,13 @@ killed in between. Who is refused again meets one of these, or there is a mistak
       a stranger used it up, or another payment restored the record of a store that forgot
     the payment that took the place of a refused one got no answer either, and came late again
     a fail-over brought back holds of requests that were answered, which nobody will charge
+    its owner asked for refunds meanwhile: each is the end of what was signed before it
 
 An agent that has lost rows of its file knows less than it signed, and is not asked here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -44,6 +46,7 @@ class Totals:
         self._late: set[int] = set()
         self._restored: dict[bytes, float] = {}
         self._brought_back: dict[bytes, float] = {}
+        self._refunds, self._refunded = 0, -inf
 
     def paid(self, channel_id: bytes, asked: Asked) -> None:
         """A payment was seen on the network."""
@@ -65,6 +68,15 @@ class Totals:
         """A fail-over has made a charge a hold again."""
         self._brought_back[channel_id] = self._now()
 
+    @contextmanager
+    def asked_back(self) -> Iterator[None]:
+        """Its owner asks for a refund."""
+        self._refunds += 1
+        try:
+            yield
+        finally:
+            self._refunds, self._refunded = self._refunds - 1, self._now()
+
     def channel_of(self, goal: int) -> bytes:
         return self._paid.get(goal, NOTHING).channel_id
 
@@ -77,6 +89,8 @@ class Totals:
             return "payments refused that came too late for the second time"
         if paid.since <= self._restored.get(paid.channel_id, -inf) + PATIENCE_SECONDS:
             return "payments refused that a restored record counts"
+        if self._refunds or paid.since <= self._refunded:
+            return "payments refused for a refund that their owner asked for"
         if now <= self._brought_back.get(paid.channel_id, -inf) + HOLD_SECONDS:
             return "payments refused for holds that a fail-over brought back"
         return None

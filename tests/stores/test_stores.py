@@ -547,6 +547,27 @@ async def test_after_its_worker_died_the_same_payment_is_let_in_once_more(
     assert (await record_of(opened)).charged == 100
 
 
+@pytest.mark.parametrize("others", [0, 1])
+async def test_case_28_what_was_refused_after_its_worker_stood_still_is_not_charged_by_it(
+    opened: Store, time: Time, others: int
+) -> None:
+    """Its payer may have paid in its place."""
+    if others:
+        await opened.reserve(CHANNEL_ID, voucher(50), 50, "other")
+    await opened.reserve(CHANNEL_ID, voucher(150), 100, "slow", TICKET)
+    time.seconds += HOLD_MS / 1000
+    await opened.renew([(CHANNEL_ID, "other")] * others)
+    await opened.refuse(CHANNEL_ID, TICKET)
+    assert (await record_of(opened)).held == 50 * others
+    await opened.renew([(CHANNEL_ID, "slow")])
+    with pytest.raises(HoldLost):
+        await opened.charge(CHANNEL_ID, "slow", 100, TICKET, b"the slow worker's")
+    await opened.release(CHANNEL_ID, "slow", TICKET)
+    with pytest.raises(RefusedBefore):
+        await opened.look_up(CHANNEL_ID, TICKET)
+    assert (await record_of(opened)).charged == 0
+
+
 async def test_a_payment_that_was_let_in_again_and_released_is_as_new(
     opened: Store, time: Time
 ) -> None:
