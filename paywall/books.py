@@ -94,14 +94,11 @@ class Books:
 
     # -- Settling --------------------------------------------------------------------------------
 
-    def settle(
-        self, promise: AnyPromise, receipt: SettlementResponse, goes_on: bool = False
-    ) -> int:
+    def settle(self, promise: AnyPromise, receipt: SettlementResponse) -> int:
         """Takes over a receipt, and returns what it says was charged.
 
-        `goes_on`: its request may be paid for anew. Raises ProviderMisbehaved when it says more
-        than was agreed, and then pays this provider no more; PaymentRefused when it cannot be read,
-        and then the payment counts as spent.
+        Raises ProviderMisbehaved when it says more than was agreed, and then pays this provider
+        no more; PaymentRefused when it cannot be read, and then the payment counts as spent.
         """
         if isinstance(promise, ExactPromise):
             return self.transfers.settle(promise, receipt)
@@ -114,16 +111,12 @@ class Books:
         if charged > agreed:
             self._end(promise, _kept, "paid", agreed, receipt.transaction)
             self.stop(promise, f"it charged {charged} where {agreed} was agreed", receipt)
-        outcome = _settled(promise, charged, total, goes_on)
+        outcome = _settled(promise, charged, total)
         self._end(promise, outcome, "paid", charged, receipt.transaction)
         return charged
 
-    def release(self, promise: AnyPromise, goes_on: bool = False) -> None:
-        """The payment was not taken: its price is free again. What was signed stays signed.
-
-        Perhaps it is taken after all, and then that was the price of its request; so there is no
-        doubt about it while the request `goes_on`, and may be paid for anew.
-        """
+    def release(self, promise: AnyPromise) -> None:
+        """The payment was not taken: its price is free again. What was signed stays signed."""
         if isinstance(promise, ExactPromise):
             return self.transfers.release(promise)
 
@@ -131,22 +124,9 @@ class Books:
             if promise.top_up:
                 pause = self._clock() + TOP_UP_PAUSE_SECONDS
                 account = replace(account, no_top_up_before=pause)
-            doubtful = account.doubtful + (0 if goes_on else payment.price)
-            return replace(account, doubtful=doubtful)
+            return replace(account, doubtful=account.doubtful + payment.price)
 
         self._end(promise, released, "refused", promise.intent.price)
-
-    def given_up(self, promise: AnyPromise) -> None:
-        """The request of a refused payment has ended, and nothing else was paid for it."""
-        if not isinstance(promise, Promise):
-            return
-        try:
-            with self.file.change():
-                account = self._account(promise.intent)
-                doubtful = account.doubtful + promise.intent.price
-                self.file.put(replace(account, doubtful=doubtful))
-        except StoreUnavailable as error:
-            log.error("what a refusal leaves in doubt cannot be written down: %s", error)
 
     def unsent(self, promise: AnyPromise) -> None:
         """Nothing has left: the payment is free again, and so is a deposit that was made for it."""
@@ -239,10 +219,11 @@ class Books:
         self,
         intent: Intent,
         refusal: PaymentRequired,
+        refused: int = 0,
         promise: Promise | None = None,
     ) -> bool:
         """As `Corrections.correct`."""
-        return self.corrections.correct(new_account(intent), intent, refusal, promise)
+        return self.corrections.correct(new_account(intent), intent, refusal, refused, promise)
 
     def lost_channel(self, intent: Intent, promise: Promise | None = None) -> None:
         """The provider finds no funded channel for this promise: the next one makes a deposit."""
@@ -268,7 +249,7 @@ def _kept(account: Account, payment: InFlight) -> Account:
     return replace(account, charged=account.charged + payment.price)
 
 
-def _settled(promise: Promise, charged: int, total: int | None, goes_on: bool) -> _Outcome:
+def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
     def settled(account: Account, payment: InFlight) -> Account:
         now_charged = account.charged + charged
         alone = payment.first and payment.serial == account.begun
@@ -281,7 +262,7 @@ def _settled(promise: Promise, charged: int, total: int | None, goes_on: bool) -
         if account.deposit and (promise.deposit or account.deposit.supposed):
             account = confirmed(account, account.deposit)
         # What bought nothing is good again at the provider, for whoever has a copy of it.
-        doubtful = account.doubtful + (0 if charged or goes_on else payment.price)
+        doubtful = account.doubtful + (0 if charged else payment.price)
         return replace(account, charged=now_charged, doubtful=doubtful)
 
     return settled

@@ -2,11 +2,12 @@
 
 What our books count already needs no proof. More is explained by payments that were refused, failed
 or cost less, as far as we have signed so much; or needs a signature that our books do not know
-(somebody else has this key, or the state was lost). A payment explains nothing while its request
-goes on, nor when another was made in its place: that would be a second price for one answer. So a
-provider that lies gains, at most, one price for each request, and a unit where one is paid anew.
-A provider that keeps a window names our highest total where a lower one is not new to it. So much
-of that is adopted as is explained; what we sign next is new to it anyway, and higher by a unit.
+(somebody else has this key, or the state was lost). A payment that was refused for the same request
+explains nothing: that would be a second price for one answer. So a provider that lies gains, at
+most, the prices of what it refused, once each.
+A provider that keeps a window names our highest total where a lower one is not new to it. Where
+others of our payments have signed that, so much of it is adopted as is explained; what we sign next
+is new to it anyway, and higher by a unit.
 What a channel is said to hold needs none where it is less than was thought: then a deposit is due,
 and those the policy bounds.
 
@@ -48,13 +49,15 @@ class Corrections:
         unknown: Account,
         intent: Intent,
         refusal: PaymentRequired,
+        refused: int,
         promise: Promise | None = None,
     ) -> bool:
         """Adopts a corrective 402 as far as it is proven; False when it is not.
 
-        `unknown` is the channel as it is when nothing is known of it, `promise` what was refused.
-        What the provider says of the balance is believed too: it only decides whether to deposit,
-        and deposits are bounded by policy.
+        `unknown` is the channel as it is when nothing is known of it. `refused` is the price of
+        all that was refused for this request, which it was not to cost, and `promise` the last of
+        it. What the provider says of the balance is believed too: it only decides whether to
+        deposit, and deposits are bounded by policy.
         """
         extra = _corrective_extra(intent, refusal)
         if extra is None or not isinstance(extra.channel_state, batch.ChannelStateWire):
@@ -69,8 +72,9 @@ class Corrections:
             before = self._state.account(intent.channel_id) or unknown
             too_little = refusal.error == Reason.EXCEEDS_BALANCE.code
             presented = _in_vain(promise, balance) if too_little else None
-            word = Word(total, proof, balance, _since(before, promise))
-            if word.is_explained(before, intent.in_flight > 1):
+            word = Word(total, proof, balance, refused, _since(before, promise))
+            others = intent.in_flight > 1 and total > (promise.amount if promise else 0)
+            if word.is_explained(before, others):
                 after = without(word.adopted(before), presented)
             elif too_little and balance < before.balance:
                 after = replace(without(before, presented), balance=balance)
@@ -103,16 +107,18 @@ class Word:
     total: int
     proof: int
     balance: int
+    refused: int
     since: int
 
-    def is_explained(self, account: Account, keeps_window: bool) -> bool:
-        """Whether the total follows from our own signatures, or tells that a higher one is due."""
+    def is_explained(self, account: Account, by_others: bool) -> bool:
+        """Whether the total follows from our own signatures, or tells that a higher one is due,
+        because others were signed since, in a window."""
         if self.total <= account.spent or self._is_news(account):
             return self.total <= max(account.spent, self.proof)
         if self.total > max(account.signed, self.proof):
             return False
-        is_known = self.total <= account.spent + account.doubtful
-        return is_known or (keeps_window and self.total == self.proof)
+        is_known = self.total <= account.spent + self._doubted(account)
+        return is_known or (by_others and self.total == self.proof)
 
     def adopted(self, account: Account) -> Account:
         """The channel as far as the word is explained."""
@@ -141,7 +147,7 @@ class Word:
         told = self.total + self.since
         if not account.flying and told <= account.charged:
             return told
-        most = account.charged + account.doubtful
+        most = account.charged + self._doubted(account)
         if self._is_news(account):
             most = max(most, self.total)
         return max(account.charged, min(told, most))
@@ -149,6 +155,10 @@ class Word:
     def _is_news(self, account: Account) -> bool:
         """Whether the proof is a signature that our books do not know."""
         return self.proof > account.signed
+
+    def _doubted(self, account: Account) -> int:
+        """What other requests may have cost after all."""
+        return max(0, account.doubtful - self.refused)
 
 
 def _since(account: Account, promise: Promise | None) -> int:
