@@ -61,7 +61,8 @@ def claim(
     min_amount: Annotated[str | None, typer.Option(help="Less than this is never claimed.")] = None,
     native_price: NativePrice = _POLICY.native_price,
     refund_idle: Annotated[
-        int | None, typer.Option(help="Seconds without a request after which deposits go back.")
+        int | None,
+        typer.Option(help="Seconds without a request or deposit after which deposits go back."),
     ] = None,
     poll: Annotated[int, typer.Option(help="Seconds between two looks.")] = _POLICY.poll_seconds,
     max_fee_wei: Annotated[

@@ -233,14 +233,22 @@ def open_channel(
 
 
 def observe(channel: Channel, chain: ChainState) -> Channel:
-    """Takes over what the chain says; an older reading than the last one is ignored."""
+    """Takes over what the chain says; an older reading than the last one is ignored.
+
+    A deposit is a use of the channel, which is idle no more: its payer is about to sign for it.
+    """
     if chain.block < channel.chain.block:
         return channel
     refunding = channel.refunding
     if refunding and chain.refund_nonce > channel.chain.refund_nonce:
         refunding = msgspec.structs.replace(refunding, amount=0)
+    is_funded = chain.balance > channel.balance
     return msgspec.structs.replace(
-        channel, chain=chain, charged=max(channel.charged, chain.claimed), refunding=refunding
+        channel,
+        chain=chain,
+        charged=max(channel.charged, chain.claimed),
+        refunding=refunding,
+        used_at_ms=max(channel.used_at_ms, chain.read_at_ms if is_funded else 0),
     )
 
 

@@ -22,8 +22,8 @@ class ClaimPolicy:
     `fee_share_ppm` the share of a sum, in millionths, that its claim may cost otherwise; what is
     owed is claimed `max_age_seconds` after the last time at the latest, and less than `min_amount`
     (dust) never. `native_price` is what the network's coin, which pays for gas, costs in the token.
-    `refund_idle_seconds` is after how long without a request the rest of a deposit goes back, where
-    that is more than its fee, and `poll_seconds` how often the log is read and a plan is made.
+    `refund_idle_seconds` is after how long without a request or deposit what is left goes back,
+    where that is more than its fee; `poll_seconds` how often the log is read and a plan is made.
     """
 
     max_at_risk: str = "$10"

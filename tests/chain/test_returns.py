@@ -92,6 +92,22 @@ async def test_case_38_a_payer_that_promised_more_or_is_served_or_withdraws_is_l
         assert await at.balance(leaving) == DEPOSIT
 
 
+async def test_case_38_a_deposit_just_made_in_an_idle_channel_stays_for_its_payer() -> None:
+    async with scene() as at:
+        customer = await at.customer()
+        await at.provider.serve(customer, 700)
+        await at.a_while_later()
+        assert await at.balance(customer) == 700
+        at.clock.travel(IDLE_SECONDS + 60)
+        deposit = customer.payer.deposit(customer.config, 5_000)
+        await at.provider.node.deposit(deposit)
+        await at.claimer.run_once()
+        assert await at.balance(customer) == 5_700, "the watcher saw it before its worker"
+        await at.provider.serve(customer, 100)
+        await at.a_while_later()
+        assert await at.balance(customer) == 800
+
+
 async def test_case_38_what_is_worth_less_than_its_fee_stays() -> None:
     async with scene(replace(POLICY, native_price="$3000")) as at:
         dust, worth = await at.customer(deposit=2_000), await at.customer(deposit=900_000)

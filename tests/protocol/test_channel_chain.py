@@ -57,6 +57,19 @@ def test_a_newer_reading_is_taken_over_and_an_older_one_ignored() -> None:
     assert observe(newer, chain(1, block=5)) is newer
 
 
+def test_case_38_of_what_the_chain_says_a_deposit_alone_is_a_use_of_its_channel() -> None:
+    used = charged_up_to(300)
+    later_ms = used.used_at_ms + 1000
+    claimed = observe(used, chain(1000, claimed=300, block=2, read_at_ms=later_ms))
+    assert claimed.used_at_ms == used.used_at_ms
+    withdrawn = observe(claimed, chain(300, claimed=300, block=3, read_at_ms=later_ms))
+    assert withdrawn.used_at_ms == used.used_at_ms
+    funded = observe(withdrawn, chain(301, claimed=300, block=4, read_at_ms=later_ms))
+    assert funded.used_at_ms == later_ms
+    behind = observe(funded, chain(900, claimed=300, block=5, read_at_ms=later_ms - 10))
+    assert behind.used_at_ms == later_ms
+
+
 def test_a_claim_above_what_we_remember_raises_what_was_charged() -> None:
     assert observe(channel(), chain(claimed=700, block=2)).charged == 700
 

@@ -143,6 +143,16 @@ async def test_a_known_channel_takes_over_the_chain_and_no_evidence(opened: Stor
     assert older == newer == await record_of(opened)
 
 
+async def test_case_38_a_deposit_is_a_use_of_its_channel(opened: Store) -> None:
+    used_at_ms = []
+    for block, balance in enumerate((20_000, 20_000, 9_000, 9_001), start=2):
+        state = chain(balance, block=block, read_at_ms=1000 * block)
+        seen = await opened.record(CHANNEL_ID, NETWORK, CONFIG, state, 0)
+        assert await record_of(opened) == seen
+        used_at_ms.append(seen.used_at_ms)
+    assert used_at_ms == [2000, 2000, 2000, 5000]
+
+
 async def test_what_reserve_returns_is_what_is_kept(opened: Store) -> None:
     standing = await opened.reserve(CHANNEL_ID, voucher(100), 100, "a")
     held = await record_of(opened)

@@ -279,6 +279,8 @@ local function observe(due, id, r, at)
   if block and tonumber(ARGV[at + 5]) < tonumber(block) then return end
   -- What was signed under a nonce that is counted can leave no more.
   if r.ra and less(string.match(r.chain, '^%S+ %S+ %S+ %S+ (%S+)'), ARGV[at + 4]) then r.ra = '0' end
+  -- A deposit is a use.
+  if r.b and less(r.b, ARGV[at]) then r.u = max(r.u, ARGV[at + 6]) end
   r.chain, r.b, r.k = table.concat(ARGV, ' ', at, at + 6), ARGV[at], ARGV[at + 1]
   r.c = max(r.c, r.k)
   index(due, id, r.v, r.c, r.k)
