@@ -127,6 +127,9 @@ class Upstream:
                 await _hand_back(answer, scope, send)
             finally:
                 await answer.aclose()
+            if request.method == "HEAD" or answer.status_code in (204, 304):
+                # Some send a body all the same, which the next request would get for an answer.
+                await connection.aclose()
 
     def _request(self, scope: Scope, target: bytes, upload: "_Upload") -> httpx.Request:
         query = scope.get("query_string", b"")

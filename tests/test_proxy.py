@@ -232,6 +232,29 @@ async def test_an_answer_without_a_body_keeps_its_length(method: str, status: by
     assert (answer.body, answer.header("content-length")) == (b"", "99999")
 
 
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", b"200 OK"), ("GET", b"304 Not Modified"), ("GET", b"204 No Content")],
+)
+async def test_a_body_that_should_not_be_there_is_nobody_elses_answer(
+    method: str, status: bytes
+) -> None:
+    hidden = OK + b"content-length: 6\r\n\r\nstolen"
+    length = b"\r\ncontent-length: %d\r\n\r\n" % len(hidden)
+
+    async def careless(exchange: Exchange) -> None:
+        while True:
+            if " /bare " in exchange.line:
+                await exchange.send(b"HTTP/1.1 " + status + length + hidden)
+            else:
+                await exchange.send(OK + b"content-length: 4\r\n\r\nmine")
+            exchange.head = await exchange.reader.readuntil(b"\r\n\r\n")
+
+    async with proxied(careless) as (upstream, _):
+        assert (await ask(upstream, "/bare", method)).body == b""
+        assert (await ask(upstream, "/x")).body == b"mine"
+
+
 async def test_an_upstream_that_breaks_off_breaks_off_here() -> None:
     async def handle(exchange: Exchange) -> None:
         await exchange.send(CHUNKED + b"5\r\nfirst\r\n")
