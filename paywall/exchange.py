@@ -28,7 +28,7 @@ from paywall.answers import (
 from paywall.gate import Gate
 from paywall.listener import Listener
 from paywall.payment import Payment, with_payment
-from paywall.protocol.errors import HoldLost, Refused, Unavailable
+from paywall.protocol.errors import HoldLost, Reason, Refused, Unavailable
 from paywall.protocol.limits import MAX_ANSWER_BYTES
 from paywall.protocol.once import Answer
 
@@ -44,6 +44,7 @@ class Exchange:
 
     __slots__ = (
         "_answered",
+        "_cut_off",
         "_gate",
         "_kept",
         "_listener",
@@ -71,6 +72,7 @@ class Exchange:
         self._send = send
         self._open: Admitted | None = admission
         self._answered = False
+        self._cut_off = False
         self._muted = False
         self._kept: Message | None = None
         self._scope = with_payment(scope, self.payment)
@@ -82,12 +84,23 @@ class Exchange:
                 await self._bounded(app)
             else:
                 await app(self._scope, self._listener.receive, self.send)
+        except Exception:
+            if self._cut_off:
+                await self._put_off()
+            raise
         finally:
             self._listener.close()
             if self._open:
                 await finish(self._end())
-        if self._muted and not self._answered:
+        if self._cut_off:
+            await self._put_off()
+        elif self._muted and not self._answered:
             await send_unavailable(self._scope, self._send)
+
+    async def _put_off(self) -> None:
+        """The app did not wait for its charge, which goes on: who comes again gets the answer."""
+        refusal = Refused(Reason.PAYMENT_IN_PROGRESS)
+        await send_withheld(self._gate, self._scope, self._send, refusal)
 
     async def _bounded(self, app: ASGIApp) -> None:
         """A metered answer that takes too long is charged as far as it went, and breaks off.
@@ -167,7 +180,7 @@ class Exchange:
             try:
                 receipt = await self._charge_or_apologise(message, body)
             except asyncio.CancelledError:
-                self._muted = True  # an app with a time limit of its own goes on; this is charged
+                self._cut_off = self._muted = True  # an app with a time limit of its own goes on
                 raise
         self._answered = True
         if receipt is None:

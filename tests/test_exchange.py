@@ -4,10 +4,12 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
+import httpx
 import pytest
+from helpers.agent import make_wallet
 from helpers.chain import eventually
 from helpers.provider import (
     PRICE,
@@ -39,6 +41,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paywall.answers import CLIENT_GONE
 from paywall.asgi import Paywall, payment_of
+from paywall.client import AsyncClient
 from paywall.kinds import upto
 from paywall.protocol.limits import REQUEST_DELAY_SHARE
 
@@ -645,8 +648,11 @@ async def test_case_10_an_answer_whose_charge_was_cut_off_is_kept_for_who_comes_
     assert await charged(wall) == PRICE
 
 
-async def test_case_10_an_app_that_does_not_wait_for_its_charge_cannot_answer_otherwise() -> None:
-    """Its client is told to come again, and gets what was charged."""
+@pytest.mark.parametrize("raises", [False, True])
+async def test_case_10_an_app_that_does_not_wait_for_its_charge_cannot_answer_otherwise(
+    raises: bool,
+) -> None:
+    """Its client is told to come again, as while it is served, and gets what was charged."""
     store = FaultyStore()
     whole = store.charge
     body = {"type": "http.response.body", "body": b"paid for"}
@@ -659,6 +665,8 @@ async def test_case_10_an_app_that_does_not_wait_for_its_charge_cannot_answer_ot
                 await send(body)
         except TimeoutError:
             await answering(504)(scope, receive, send)
+            if raises:
+                raise
 
     async def slow(*args: Any) -> Any:
         await asyncio.sleep(0.1)
@@ -669,13 +677,43 @@ async def test_case_10_an_app_that_does_not_wait_for_its_charge_cannot_answer_ot
     payment = decoded(Agent().pay(1000))
     payment["extensions"] = {"payment-identifier": {"info": {"id": "pay_0123456789abcdef"}}}
     again = paying(header_of(payment))
-    told = await ask(wall, headers=again)
+    client = Client()
+    with pytest.raises(TimeoutError) if raises else nullcontext():
+        await ask(wall, headers=again, client=client)
+    told = client.answer
     assert (told.status, told.header("retry-after") is not None) == (503, True)
+    assert told.json["error"] == told.receipt["errorReason"] == "payment_in_progress"
+    assert "charged" not in told.json["message"], "nobody knows yet"
     await asyncio.sleep(0.2)
     await turns(20)
     answer = await ask(wall, headers=again)
     assert (answer.status, answer.body) == (200, b"paid for")
     assert await charged(wall) == PRICE
+
+
+async def test_case_10_our_agent_gets_what_an_impatient_app_was_charged_for() -> None:
+    store = FaultyStore()
+    whole, ran = store.charge, 0
+
+    async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal ran
+        ran += 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await answering(200, b"paid for", [(b"content-length", b"8")])(scope, receive, send)
+
+    async def slow(*args: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await whole(*args)
+
+    store.charge = slow  # type: ignore[method-assign]
+    wallet = make_wallet()
+    transport = httpx.ASGITransport(provider(impatient, store=store))
+    async with AsyncClient(wallet=wallet, transport=transport) as client:
+        answer = await client.get("https://api.example/priced")
+    assert (answer.status_code, answer.content, ran) == (200, b"paid for", 1)
+    (record,) = store._records.values()
+    assert wallet.spent() == record.charged == PRICE
 
 
 async def test_case_10_a_stream_that_is_cancelled_is_charged_for_what_it_sent() -> None:
