@@ -35,6 +35,8 @@ class Crowd:
         self._slips = slips_of(store)
         self._key = _key(network)
         self._board = board
+        self._untold: Account | None = None
+        """As it was before a change of which nobody knows whether it was written."""
 
     async def knock(self) -> None:
         """Raises Refused when the next errand would be one too many of all."""
@@ -59,14 +61,20 @@ class Crowd:
 
     async def review(self) -> None:
         """Sees whether newcomers are turned away, and tells when that has changed."""
-        before = after = Account()
+        before = untold = self._untold
+        after, self._untold = Account(), None
 
         def rule(crowd: Account, now_ms: int) -> Account:
             nonlocal before, after
-            before, after = crowd, payers.turning_away(crowd, self._limits, now_ms)
+            before, after = untold or crowd, payers.turning_away(crowd, self._limits, now_ms)
             return after
 
-        await self._change(rule)
+        try:
+            await self._change(rule)
+        except BaseException:  # perhaps it was written all the same: the next review tells of it
+            self._untold = before
+            raise
+        assert before is not None
         if bool(before.used_up_at_ms) != bool(after.used_up_at_ms):
             is_over = not after.used_up_at_ms
             since_ms = before.used_up_at_ms if is_over else after.used_up_at_ms

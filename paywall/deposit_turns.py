@@ -83,10 +83,7 @@ class Turns:
     async def _take(self, key: bytes) -> None:
         mine = self._me + token_bytes(8)
         for pause_seconds in self._pauses():
-            found, _ = await self._slips.swap(key, None, mine, _TTL_MS)
-            if found is not None and found != mine and found.startswith(self._me):
-                found, _ = await self._slips.swap(key, found, mine, _TTL_MS)  # pending, and ours
-            if found == mine:
+            if await self._swap(key, None, mine) == mine:
                 self._mine[key] = mine
                 return
             await asyncio.sleep(pause_seconds)
@@ -103,7 +100,7 @@ class Turns:
             await asyncio.sleep(HOLD_RENEW_SECONDS)
             before, after = self._mine[key], self._me + token_bytes(8)
             try:
-                found, _ = await self._slips.swap(key, before, after, _TTL_MS)
+                found = await self._swap(key, before, after)
             except Unavailable:
                 continue
             if found != after:
@@ -113,7 +110,16 @@ class Turns:
     async def _give_back(self, key: bytes) -> None:
         mine = self._mine.pop(key, None)
         if mine is not None:
-            await self._slips.swap(key, mine, None, 0)
+            await self._swap(key, mine, None)
+
+    async def _swap(self, key: bytes, before: bytes | None, after: bytes | None) -> bytes | None:
+        """What is there then. What else is found of ours is taken over: a turn whose deposit is
+        pending, or one that was written although the store did not say so.
+        """
+        found, _ = await self._slips.swap(key, before, after, _TTL_MS)
+        if found is not None and found != after and found.startswith(self._me):
+            found, _ = await self._slips.swap(key, found, after, _TTL_MS)
+        return found
 
 
 def _key(channel_id: bytes) -> bytes:

@@ -146,8 +146,8 @@ class Instant:
         return len(dead) < len(record.holds)
 
     async def _end(self, channel_id: bytes, lost: int) -> None:
-        after = await self._change(lambda before: exposure.ended(before, channel_id, lost))
-        if lost:
+        if lost:  # rung first: once it is written, heard of or not, nobody looks at it again
+            after = exposure.ended(await self._read(), channel_id, lost)
             show, name = self._asset.show, show_bytes(channel_id)
             self._board.ring(
                 DepositLost,
@@ -155,6 +155,7 @@ class Instant:
                 f"{name} was served for {show(lost)} before its deposit was mined, and the deposit"
                 f" failed. Of instant_up_to={show(self._up_to)}, {show(after.lost)} is lost by now",
             )
+        await self._change(lambda before: exposure.ended(before, channel_id, lost))
 
     async def _read(self) -> Exposure:
         return exposure.decode((await self._slips.read(self._key))[0])

@@ -156,7 +156,8 @@ class Refunds:
 
     async def _unsent(self, channel: Channel, errand: Errand) -> None:
         await self._over(channel, None)
-        await self._payers.undo(errand)
+        with suppress(Unavailable):  # why it was not sent is the better answer
+            await self._payers.undo(errand)
 
     async def _look(self, channel: Channel, block: int) -> None:
         await self._over(channel, await self._mirror.read(channel.channel_id, block))

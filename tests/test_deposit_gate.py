@@ -34,12 +34,13 @@ from paywall.protocol.errors import (
     Reason,
     Refused,
     Reverted,
+    StoreUnavailable,
     TransactionPending,
 )
 from paywall.protocol.limits import BET_LOOK_SECONDS, HOLD_SECONDS, MAX_LANES, MAX_STRANGERS
-from paywall.protocol.payers import PayerLimits
+from paywall.protocol.payers import Errand, PayerLimits
 from paywall.refunds import Refunded
-from paywall.stores import Store
+from paywall.stores import Found, Slips, Store
 from paywall.stores.redis import RedisStore
 
 FILL: Final = 50_000
@@ -241,6 +242,52 @@ async def expire_turn(gate: Gate, agent: Agent) -> None:
     await slips.swap(key, found, None, 0)
 
 
+class Forgetful:
+    """The slips of a store that writes, and cannot say so: with too few replicas, for one."""
+
+    def __init__(self, slips: Slips) -> None:
+        self._slips = slips
+        self.losing = False
+        self.swaps = 0
+
+    async def read(self, key: bytes) -> Found:
+        return await self._slips.read(key)
+
+    async def swap(self, *args: Any) -> Found:
+        found = await self._slips.swap(*args)
+        self.swaps += 1
+        if self.losing:
+            raise StoreUnavailable("too few replicas have it")
+        return found
+
+
+async def test_a_turn_is_kept_when_a_renewal_was_written_and_not_heard_of(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paywall.deposit_turns.HOLD_RENEW_SECONDS", 0.002)
+    turns, channel_id = (await house.worker())._batch.deposits._turns, house.agent().channel_id
+    slips = turns._slips = Forgetful(turns._slips)
+    async with turns.of(channel_id):
+        slips.losing = True
+        await eventually(lambda: slips.swaps > 2)
+        slips.losing, before = False, slips.swaps
+        await eventually(lambda: slips.swaps > before + 4)
+    assert (await slips.read(deposit_turns._key(channel_id)))[0] is None
+
+
+async def test_a_turn_is_given_back_when_its_last_renewal_was_not_heard_of(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paywall.deposit_turns.HOLD_RENEW_SECONDS", 0.002)
+    turns, channel_id = (await house.worker())._batch.deposits._turns, house.agent().channel_id
+    slips = turns._slips = Forgetful(turns._slips)
+    async with turns.of(channel_id):
+        slips.losing = True
+        await eventually(lambda: slips.swaps > 2)
+        slips.losing = False
+    assert (await slips.read(deposit_turns._key(channel_id)))[0] is None
+
+
 async def eventually(holds: Callable[[], object]) -> None:
     """Like `until`, for stores that take their time."""
     for _ in range(5000):
@@ -387,6 +434,46 @@ async def test_case_36_the_owner_hears_once_that_newcomers_are_turned_away_and_o
         assert house.alarms == [rung, DepositsUsedUp(NETWORK, rung.text, over=True)]
         assert await crowd_alarm(one.store, NETWORK) is None
         await admit(one, payer_of(house, 2).fill(PRICE))
+
+
+async def test_case_36_the_owner_hears_it_once_also_when_the_store_could_not_say_that_it_is_written(
+    house: House,
+) -> None:
+    gate = await house.worker(limits=PayerLimits(all_errands_per_hour=1))
+    deposits = gate._batch.deposits
+    slips = deposits._crowd._slips = Forgetful(deposits._crowd._slips)
+    await admit(gate, payer_of(house, 0).fill(PRICE))
+
+    async def reviewed() -> list[bool]:
+        """Whether each alarm so far was over, when the store has lost one answer."""
+        slips.losing = True
+        with pytest.raises(StoreUnavailable):
+            await deposits.review()
+        slips.losing = False
+        for _ in range(2):
+            await deposits.review()
+        return [alarm.over for alarm in house.alarms]
+
+    assert await reviewed() == [False]
+    if house.keeps_our_time:
+        house.clock.now += 3600
+        assert await reviewed() == [False, True]
+
+
+@pytest.mark.parametrize("error", [OutOfGas("empty"), FeeTooHigh("dear")])
+async def test_why_a_refund_was_not_sent_is_said_although_it_stays_counted(
+    house: House, error: PaymentError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(errand: Errand) -> None:
+        raise StoreUnavailable("away")
+
+    gate, agent = await house.worker(), house.agent()
+    await gate.charge(await admit(gate, agent.fill(PRICE)), PRICE)
+    monkeypatch.setattr(gate._batch.deposits.payers, "undo", away)
+    house.ledger.faults["refund"] = error
+    with pytest.raises(ChainUnavailable) as told:
+        await refund(gate, agent.refund(PRICE))
+    assert told.value is error
 
 
 @pytest.mark.parametrize("error", [OutOfGas("empty"), FeeTooHigh("dear"), Reverted("no")])
@@ -740,6 +827,26 @@ async def test_what_is_lost_rings_and_stays_counted(house: House) -> None:
     other = await instant(house, 2 * PRICE)
     assert await reason_of(admit(other, house.agent(4).fill(PRICE))) is Reason.PAYER_BALANCE
     assert await exposed(other) == (0, 2 * PRICE)
+
+
+async def test_what_is_lost_rings_also_when_the_store_could_not_say_that_it_is_written(
+    house: House,
+) -> None:
+    gate, failed = await instant(house), hold_deposits(house)
+    trusting = gate._batch.deposits._instant
+    assert trusting is not None
+    house.ledger.faults["deposit"] = Refused(Reason.PAYER_BALANCE)
+    await gate.charge(await admit(gate, house.agent().fill(PRICE)), PRICE)
+    slips = trusting._slips = Forgetful(trusting._slips)
+    slips.losing = True
+    failed.set()
+    await closed(gate)
+    with pytest.raises(StoreUnavailable):
+        await gate._batch.deposits.review()
+    slips.losing = False
+    await gate._batch.deposits.review()
+    assert await exposed(gate) == (0, PRICE)
+    assert [type(alarm) for alarm in house.alarms] == [DepositLost]
 
 
 async def test_a_metered_answer_that_is_out_is_charged_although_its_deposit_failed(
