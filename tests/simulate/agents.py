@@ -210,7 +210,9 @@ class Agent:
         amount = self.random.choice((None, None, 1_000))
         request = httpx.Request("GET", f"https://{host}/item/0")
         try:
-            await self.transport.refund(request, amount, lane=self.random.randrange(self.lanes))
+            with self.oracle.totals.asked_back(self.wallet):
+                lane = self.random.randrange(self.lanes)
+                await self.transport.refund(request, amount, lane)
             outcome = "refunded"
         except ProviderMisbehaved as error:
             self.oracle.violated(b"", f"an honest provider is blamed: {error}")

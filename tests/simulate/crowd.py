@@ -175,7 +175,10 @@ class Crowd:
         payer.process.spawn(self._refund(payer, self.random.choice((None, 1_000))))
 
     async def _refund(self, payer: Payer, amount: int | None) -> None:
-        with self.oracle.totals.asked_back(), suppress(AgentError, httpx.TransportError):
+        with (
+            self.oracle.totals.asked_back(payer.wallet),
+            suppress(AgentError, httpx.TransportError),
+        ):
             request = httpx.Request("GET", f"https://{HOST}/item/1")
             await payer.transport.refund(request, amount, lane=0)
             self.outcomes["refunded"] += 1

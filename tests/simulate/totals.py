@@ -5,21 +5,26 @@ killed in between. Who is refused again meets one of these, or there is a mistak
 
     its payment is counted, and nobody answered it, so the same price again would be a second one:
       a stranger used it up, or another payment restored the record of a store that forgot
+    a stranger used up another payment of its channel, in whose place its request paid anew: one is
+      refused for it, and explains it from then on
     the payment that took the place of a refused one got no answer either, and came late again
     a fail-over brought back holds of requests that were answered, which nobody will charge
-    its owner asked for refunds meanwhile: each is the end of what was signed before it
+    its owner asked for a refund: it is the end of what was signed before, and stays set aside when
+      nobody hears of its end
 
 An agent that has lost rows of its file knows less than it signed, and is not asked here.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from paywall.protocol.limits import HOLD_SECONDS
+from paywall.protocol.limits import HOLD_SECONDS, REFUND_HOLD_SECONDS
 from paywall.sending import PATIENCE_SECONDS
+from paywall.wallet import Wallet
 from simulate.book import Asked
 
 
@@ -42,11 +47,13 @@ class Totals:
         self._now = now
         self._paid: dict[int, Paid] = {}
         self._stolen: set[int] = set()
+        self._used_up: Counter[bytes] = Counter()
         self._anew: set[int] = set()
         self._late: set[int] = set()
         self._restored: dict[bytes, float] = {}
         self._brought_back: dict[bytes, float] = {}
-        self._refunds, self._refunded = 0, -inf
+        self._refunds: Counter[bytes] = Counter()
+        self._refunded: dict[bytes, float] = {}
 
     def paid(self, channel_id: bytes, asked: Asked) -> None:
         """A payment was seen on the network."""
@@ -59,6 +66,7 @@ class Totals:
     def stolen(self, goal: int) -> None:
         """A stranger will send the payment too."""
         self._stolen.add(goal)
+        self._used_up[self.channel_of(goal)] += 1
 
     def restored(self, channel_id: bytes) -> None:
         """A payment has restored a lost record, with what was promised before it."""
@@ -69,13 +77,15 @@ class Totals:
         self._brought_back[channel_id] = self._now()
 
     @contextmanager
-    def asked_back(self) -> Iterator[None]:
-        """Its owner asks for a refund."""
-        self._refunds += 1
+    def asked_back(self, wallet: Wallet) -> Iterator[None]:
+        """Its owner asks for a refund, of one of its channels."""
+        channels = [account.channel_id for account in wallet.file.accounts()]
+        self._refunds.update(channels)
         try:
             yield
         finally:
-            self._refunds, self._refunded = self._refunds - 1, self._now()
+            self._refunds.subtract(channels)
+            self._refunded |= dict.fromkeys(channels, self._now())
 
     def channel_of(self, goal: int) -> bytes:
         return self._paid.get(goal, NOTHING).channel_id
@@ -85,11 +95,15 @@ class Totals:
         now, paid = self._now(), self._paid.get(goal, NOTHING)
         if goal in self._stolen:
             return "payments that a stranger used up"
+        if self._used_up[paid.channel_id] > 0:
+            self._used_up[paid.channel_id] -= 1
+            return "payments refused because a stranger had used up another"
         if goal in self._late:
             return "payments refused that came too late for the second time"
         if paid.since <= self._restored.get(paid.channel_id, -inf) + PATIENCE_SECONDS:
             return "payments refused that a restored record counts"
-        if self._refunds or paid.since <= self._refunded:
+        asked_back = self._refunded.get(paid.channel_id, -inf)
+        if self._refunds[paid.channel_id] > 0 or paid.since <= asked_back + REFUND_HOLD_SECONDS:
             return "payments refused for a refund that their owner asked for"
         if now <= self._brought_back.get(paid.channel_id, -inf) + HOLD_SECONDS:
             return "payments refused for holds that a fail-over brought back"
