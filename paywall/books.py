@@ -30,6 +30,7 @@ from paywall.offers import AnyIntent, Intent, Payer
 from paywall.policy import Policy
 from paywall.promises import Promise, Promises, new_account
 from paywall.protocol.errors import (
+    PaymentLost,
     PaymentRefused,
     ProviderMisbehaved,
     StoreUnavailable,
@@ -94,11 +95,14 @@ class Books:
 
     # -- Settling --------------------------------------------------------------------------------
 
-    def settle(self, promise: AnyPromise, receipt: SettlementResponse) -> int:
+    def settle(
+        self, promise: AnyPromise, receipt: SettlementResponse, goes_on: bool = False
+    ) -> int:
         """Takes over a receipt, and returns what it says was charged.
 
-        Raises ProviderMisbehaved when it says more than was agreed, and then pays this provider
-        no more; PaymentRefused when it cannot be read, and then the payment counts as spent.
+        `goes_on`: its request may be paid for anew. Raises ProviderMisbehaved when it says more
+        than was agreed, and then pays this provider no more; PaymentRefused when it cannot be read,
+        and then the payment counts as spent; PaymentLost as `release` does.
         """
         if isinstance(promise, ExactPromise):
             return self.transfers.settle(promise, receipt)
@@ -111,12 +115,18 @@ class Books:
         if charged > agreed:
             self._end(promise, _kept, "paid", agreed, receipt.transaction)
             self.stop(promise, f"it charged {charged} where {agreed} was agreed", receipt)
-        outcome = _settled(promise, charged, total)
-        self._end(promise, outcome, "paid", charged, receipt.transaction)
+        outcome = _settled(promise, charged, total, goes_on)
+        ended = self._end(promise, outcome, "paid", charged, receipt.transaction)
+        _refuse_late(promise, ended or not goes_on)
         return charged
 
-    def release(self, promise: AnyPromise) -> None:
-        """The payment was not taken: its price is free again. What was signed stays signed."""
+    def release(self, promise: AnyPromise, goes_on: bool = False) -> None:
+        """The payment was not taken: its price is free again. What was signed stays signed.
+
+        Perhaps it is taken after all, and then that was the price of its request; so there is no
+        doubt about it while the request `goes_on`, and may be paid for anew. Raises PaymentLost
+        when it would, and this payment counts as spent already.
+        """
         if isinstance(promise, ExactPromise):
             return self.transfers.release(promise)
 
@@ -124,9 +134,21 @@ class Books:
             if promise.top_up:
                 pause = self._clock() + TOP_UP_PAUSE_SECONDS
                 account = replace(account, no_top_up_before=pause)
-            return replace(account, doubtful=account.doubtful + payment.price)
+            return account if goes_on else _doubting(account, payment.price)
 
-        self._end(promise, released, "refused", promise.intent.price)
+        ended = self._end(promise, released, "refused", promise.intent.price)
+        _refuse_late(promise, ended or not goes_on)
+
+    def given_up(self, promise: AnyPromise) -> None:
+        """The request of a refused payment has ended, and nothing else was paid for it."""
+        if not isinstance(promise, Promise):
+            return
+        try:
+            with self.file.change():
+                account = self._account(promise.intent)
+                self.file.put(_doubting(account, promise.intent.price))
+        except StoreUnavailable as error:
+            log.error("what a refusal leaves in doubt cannot be written down: %s", error)
 
     def unsent(self, promise: AnyPromise) -> None:
         """Nothing has left: the payment is free again, and so is a deposit that was made for it."""
@@ -139,7 +161,7 @@ class Books:
                 account = replace(account, deposit=None)
             if account.signed == payment.amount:
                 account = replace(account, signed=account.signed - payment.raised)
-            return account
+            return _doubting(account, promise.instead_of)
 
         self._end(promise, undone, "unsent", promise.intent.price)
 
@@ -173,29 +195,31 @@ class Books:
         word: str,
         amount: int,
         transaction: str = "",
-    ) -> None:
+    ) -> bool:
         """The end of a payment: taken out, its channel changed, and those who wait woken.
 
-        One that took so long that it was counted as forgotten has ended already.
+        False for one that took so long that it was counted as forgotten, or will be, because this
+        could not be written down: it is spent.
         """
         try:
             events = self._ended(promise, outcome, word, amount, transaction)
         except StoreUnavailable as error:
             log.error("a payment's end cannot be written down, it counts as spent: %s", error)
-            events = []
+            events = None
         self._turns.pass_on(promise.queue, everybody=promise.deposit is not None)
-        for event in events:
+        for event in events or ():
             self._events.tell(event)
+        return events is not None
 
     def _ended(
         self, promise: Promise, outcome: _Outcome, word: str, amount: int, transaction: str
-    ) -> list[Event]:
+    ) -> list[Event] | None:
         channel_id, now = promise.intent.channel_id, self._clock()
         with self.file.change():
             self.file.prefetch(channel_id, promise.intent.origin, promise.payment_id)
             payment = self.file.take(channel_id, promise.payment_id)
             if payment is None:
-                return []
+                return None
             before = self._account(promise.intent)
             account = replace(
                 before, flying=before.flying - payment.price, flight=before.flight - 1
@@ -219,11 +243,10 @@ class Books:
         self,
         intent: Intent,
         refusal: PaymentRequired,
-        refused: int = 0,
         promise: Promise | None = None,
     ) -> bool:
         """As `Corrections.correct`."""
-        return self.corrections.correct(new_account(intent), intent, refusal, refused, promise)
+        return self.corrections.correct(new_account(intent), intent, refusal, promise)
 
     def lost_channel(self, intent: Intent, promise: Promise | None = None) -> None:
         """The provider finds no funded channel for this promise: the next one makes a deposit."""
@@ -249,7 +272,7 @@ def _kept(account: Account, payment: InFlight) -> Account:
     return replace(account, charged=account.charged + payment.price)
 
 
-def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
+def _settled(promise: Promise, charged: int, total: int | None, goes_on: bool) -> _Outcome:
     def settled(account: Account, payment: InFlight) -> Account:
         now_charged = account.charged + charged
         alone = payment.first and payment.serial == account.begun
@@ -261,11 +284,23 @@ def _settled(promise: Promise, charged: int, total: int | None) -> _Outcome:
             now_charged = total
         if account.deposit and (promise.deposit or account.deposit.supposed):
             account = confirmed(account, account.deposit)
+        account = replace(account, charged=now_charged)
         # What bought nothing is good again at the provider, for whoever has a copy of it.
-        doubtful = account.doubtful + (0 if charged else payment.price)
-        return replace(account, charged=now_charged, doubtful=doubtful)
+        return account if charged or goes_on else _doubting(account, payment.price)
 
     return settled
+
+
+def _doubting(account: Account, price: int) -> Account:
+    """With a price more that may have been charged after all."""
+    return replace(account, doubtful=account.doubtful + price)
+
+
+def _refuse_late(promise: Promise, is_open: bool) -> None:
+    if not is_open:
+        raise PaymentLost(
+            f"a payment to {promise.intent.origin} was refused so late that it counts as spent"
+        )
 
 
 def _charged(receipt: SettlementResponse) -> tuple[int, int | None]:

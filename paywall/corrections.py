@@ -2,9 +2,10 @@
 
 What our books count already needs no proof. More is explained by payments that were refused, failed
 or cost less, as far as we have signed so much; or needs a signature that our books do not know
-(somebody else has this key, or the state was lost). A payment that was refused for the same request
-explains nothing: that would be a second price for one answer. So a provider that lies gains, at
-most, the prices of what it refused, once each.
+(somebody else has this key, or the state was lost). A payment explains nothing while its request
+goes on, nor when another was made in its place: that would be a second price for one answer. So a
+provider that lies gains, at most, one price for each request, and a unit where one is paid anew.
+Where a stranger has used such a payment, one more request is refused, and that price explains it.
 A provider that keeps a window names our highest total where a lower one is not new to it. Where
 others of our payments have signed that, so much of it is adopted as is explained; what we sign next
 is new to it anyway, and higher by a unit.
@@ -49,15 +50,13 @@ class Corrections:
         unknown: Account,
         intent: Intent,
         refusal: PaymentRequired,
-        refused: int,
         promise: Promise | None = None,
     ) -> bool:
         """Adopts a corrective 402 as far as it is proven; False when it is not.
 
-        `unknown` is the channel as it is when nothing is known of it. `refused` is the price of
-        all that was refused for this request, which it was not to cost, and `promise` the last of
-        it. What the provider says of the balance is believed too: it only decides whether to
-        deposit, and deposits are bounded by policy.
+        `unknown` is the channel as it is when nothing is known of it, `promise` what was refused.
+        What the provider says of the balance is believed too: it only decides whether to deposit,
+        and deposits are bounded by policy.
         """
         extra = _corrective_extra(intent, refusal)
         if extra is None or not isinstance(extra.channel_state, batch.ChannelStateWire):
@@ -72,7 +71,7 @@ class Corrections:
             before = self._state.account(intent.channel_id) or unknown
             too_little = refusal.error == Reason.EXCEEDS_BALANCE.code
             presented = _in_vain(promise, balance) if too_little else None
-            word = Word(total, proof, balance, refused, _since(before, promise))
+            word = Word(total, proof, balance, _since(before, promise))
             others = intent.in_flight > 1 and total > (promise.amount if promise else 0)
             if word.is_explained(before, others):
                 after = without(word.adopted(before), presented)
@@ -107,7 +106,6 @@ class Word:
     total: int
     proof: int
     balance: int
-    refused: int
     since: int
 
     def is_explained(self, account: Account, by_others: bool) -> bool:
@@ -117,7 +115,7 @@ class Word:
             return self.total <= max(account.spent, self.proof)
         if self.total > max(account.signed, self.proof):
             return False
-        is_known = self.total <= account.spent + self._doubted(account)
+        is_known = self.total <= account.spent + account.doubtful
         return is_known or (by_others and self.total == self.proof)
 
     def adopted(self, account: Account) -> Account:
@@ -147,7 +145,7 @@ class Word:
         told = self.total + self.since
         if not account.flying and told <= account.charged:
             return told
-        most = account.charged + self._doubted(account)
+        most = account.charged + account.doubtful
         if self._is_news(account):
             most = max(most, self.total)
         return max(account.charged, min(told, most))
@@ -155,10 +153,6 @@ class Word:
     def _is_news(self, account: Account) -> bool:
         """Whether the proof is a signature that our books do not know."""
         return self.proof > account.signed
-
-    def _doubted(self, account: Account) -> int:
-        """What other requests may have cost after all."""
-        return max(0, account.doubtful - self.refused)
 
 
 def _since(account: Account, promise: Promise | None) -> int:

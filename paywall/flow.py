@@ -15,6 +15,7 @@ Payments ride below redirects, on one hop to one origin, so no payment header le
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from secrets import token_hex
 from typing import Final
 
@@ -69,20 +70,45 @@ def pay(wallet: Wallet, request: httpx.Request) -> Flow:
         remember(wallet, request, quote)
         promise = yield from _agree(wallet, request, quote)
     tried: set[str] = set()
-    refused = 0
     while True:
         response = yield from send(wallet, promise, request)
-        refusal = quote_of(response) if response.status_code == 402 else None
-        if refusal is None:
+        anew = None
+        if response.status_code == 402:
+            anew = yield from _anew(wallet, promise, request, response, tried)
+        if anew is None:
             if response.status_code < 400 and PAYMENT_RESPONSE not in response.headers:
                 unlearn(wallet, request)
             signing_in.sold(wallet, request, response)
             return response
-        remember(wallet, request, refusal)
-        refused += promise.intent.price
-        made = promise if isinstance(promise, Promise) else None
-        quote = _next_quote(wallet, promise.intent, refusal, tried, refused, made)
-        promise = yield from _agree(wallet, request, quote)
+        promise = anew
+
+
+def _anew(
+    wallet: Wallet,
+    refused: AnyPromise,
+    request: httpx.Request,
+    response: httpx.Response,
+    tried: set[str],
+) -> Agreement[AnyPromise | None]:
+    """Another payment in the place of one that was refused; None for a 402 without a quote."""
+    anew = None
+    try:
+        refusal = quote_of(response)
+        if refusal:
+            remember(wallet, request, refusal)
+            made = refused if isinstance(refused, Promise) else None
+            quote = _next_quote(wallet, refused.intent, refusal, tried, made)
+            anew = yield from _agree(wallet, request, quote)
+            if (
+                made
+                and isinstance(anew, Promise)
+                and anew.intent.channel_id == made.intent.channel_id
+            ):
+                anew = replace(anew, instead_of=made.intent.price)
+        return anew
+    finally:
+        if anew is None:
+            wallet.books.given_up(refused)
 
 
 def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[AnyPromise | None]:
@@ -204,7 +230,6 @@ def _next_quote(
     intent: AnyIntent,
     refusal: PaymentRequired,
     tried: set[str],
-    refused: int = 0,
     promise: Promise | None = None,
 ) -> PaymentRequired:
     """What to accept after a refusal, when its cause can be mended and was not tried before."""
@@ -216,7 +241,7 @@ def _next_quote(
         if isinstance(intent, ExactIntent):
             pass  # who has refused a transfer has it still: a second one could be a second price
         elif reason in _CORRECTABLE:
-            mended = wallet.books.correct(intent, refusal, refused, promise)
+            mended = wallet.books.correct(intent, refusal, promise)
         elif reason == Reason.CHANNEL_NOT_FOUND.code:
             wallet.books.lost_channel(intent, promise)
             mended = True

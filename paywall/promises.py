@@ -37,8 +37,9 @@ class Promise:
     """A payment that is written down: what to sign, and for which channel.
 
     `intent` is of the lane that was taken, `queue` of the provider's channel that was asked for;
-    `charged` is what the channel had cost when it was promised. `first_deposit`: its deposit has
-    not left before; `top_up`: it could have done without.
+    `charged` is what the channel had cost when it was promised, `instead_of` the price of what was
+    refused for the same request. `first_deposit`: its deposit has not left before; `top_up`: it
+    could have done without.
     """
 
     intent: Intent
@@ -47,6 +48,7 @@ class Promise:
     config: bytes
     queue: bytes
     charged: int = 0
+    instead_of: int = 0
     path: str = ""
     deposit: PendingDeposit | None = None
     first_deposit: bool = False

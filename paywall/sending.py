@@ -190,18 +190,19 @@ def _told(response: httpx.Response) -> SettlementResponse | None:
 
 
 def _book(wallet: Wallet, promise: AnyPromise, response: httpx.Response) -> None:
+    goes_on = response.status_code == 402
     try:
         settled = settlement(response)
     except PaymentRefused:
         wallet.books.keep(promise)
         raise
     if settled and settled.success:
-        charged = wallet.books.settle(promise, settled)
-        if charged and response.status_code == 402:
+        charged = wallet.books.settle(promise, settled, goes_on)
+        if charged and goes_on:
             wallet.books.stop(promise, "it took a payment and asked for another", settled)
     elif response.status_code in _UNKNOWN_STATUSES or response.status_code < 400:
         wallet.books.keep(promise)
-    elif isinstance(promise, ExactPromise) and settled is None and response.status_code != 402:
+    elif isinstance(promise, ExactPromise) and settled is None and not goes_on:
         wallet.books.keep(promise)  # its receiver has it, and did not say that it failed
     else:
-        wallet.books.release(promise)
+        wallet.books.release(promise, goes_on)

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from paywall.deposits import DEPOSIT_WAIT_SECONDS
 from paywall.offers import Intent
 from paywall.promises import Promise
-from paywall.protocol.errors import OverBudget, PaymentRefused, ProviderMisbehaved
+from paywall.protocol.errors import OverBudget, PaymentLost, PaymentRefused, ProviderMisbehaved
 from paywall.turns import Wait
 from paywall.wallet import Wallet
 from paywall.walletrows import Account
@@ -83,9 +83,11 @@ def pay(wallet: Wallet, intent: Intent, times: int = 1) -> Promise:
 
 def correct(wallet: Wallet, refused: Promise, told: Json, error: str = MISMATCH) -> bool:
     """What a provider's correction comes to, after its refusal."""
-    wallet.books.release(refused)
-    refusal, price = quote(told, error=error), refused.intent.price
-    return wallet.books.correct(refused.intent, refusal, price, refused)
+    wallet.books.release(refused, goes_on=True)
+    mended = wallet.books.correct(refused.intent, quote(told, error=error), refused)
+    if not mended:
+        wallet.books.given_up(refused)
+    return mended
 
 
 # -- Totals --------------------------------------------------------------------------------------
@@ -546,8 +548,8 @@ def test_case_52_a_lost_file_is_mended_by_our_own_signature(wallet):
 
 @pytest.mark.parametrize("window", [None, 64])
 def test_case_46_a_total_is_adopted_only_on_our_own_signature(wallet, window):
-    refused = wallet.books.begin(want(wallet, window=window))
-    channel = channel_of(refused.intent)
+    intent = want(wallet, window=window)
+    channel = channel_of(intent)
     other = channel_of(want(wallet, origin="https://other.example:443"))
     stolen = proof(other, 40_000)
     forged: list[Json | None] = [
@@ -562,8 +564,10 @@ def test_case_46_a_total_is_adopted_only_on_our_own_signature(wallet, window):
         proof(channel, 40_000) | {"signedMaxClaimable": "-1"},
     ]
     for bad in forged:
-        assert not correct(wallet, refused, corrected(channel, 40_000, bad, window=window))
-    assert not correct(wallet, refused, corrected(other, 40_000, stolen, window=window))
+        told = corrected(channel, 40_000, bad, window=window)
+        assert not correct(wallet, wallet.books.begin(intent), told)
+    told = corrected(other, 40_000, stolen, window=window)
+    assert not correct(wallet, wallet.books.begin(intent), told)
     assert wallet.spent() == 0
 
 
@@ -595,6 +599,19 @@ def test_case_46_a_copy_that_comes_too_late_for_the_window_is_paid_anew_at_its_p
     settle(wallet, flying)
     settle(wallet, anew)
     assert wallet.spent() == 8_000
+
+
+def test_case_46_what_counts_as_spent_already_is_not_paid_anew(wallet):
+    """Its answer took so long that it was counted as forgotten, and then it is a refusal."""
+    intent = want(wallet)
+    slow = wallet.books.begin(intent)
+    wallet.clock.now += 601
+    pay(wallet, intent)
+    assert wallet.spent() == 2_000
+    with pytest.raises(PaymentLost):
+        wallet.books.release(slow, goes_on=True)
+    wallet.books.release(slow)
+    assert wallet.spent() == 2_000
 
 
 def test_case_46_nor_do_payments_that_are_in_flight_beside_it(wallet):
@@ -694,7 +711,7 @@ def test_case_46_a_liar_gains_the_prices_of_what_it_refused_once(wallet):
         signed = account(wallet, intent).signed
         for total in (signed, signed - 1, 9_000):
             told = corrected(channel, total, proof(channel, signed))
-            wallet.books.correct(intent, quote(told, error=MISMATCH), PRICE, refused)
+            wallet.books.correct(intent, quote(told, error=MISMATCH), refused)
         wallet.books.unsent(refused)
     assert wallet.spent() <= 1_000 + 4_000 + 4_000
 

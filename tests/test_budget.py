@@ -189,7 +189,7 @@ def test_case_45_an_old_count_that_is_corrected_gives_no_minute_back():
     settled(wallet, wallet.books.begin(intent))
     wallet.books.release(wallet.books.begin(intent))
     told = corrected(channel_of(intent), 2 * PRICE, None, window=None)
-    assert wallet.books.correct(intent, quote(told, error=MISMATCH), PRICE)
+    assert wallet.books.correct(intent, quote(told, error=MISMATCH))
     assert wallet.spent() == 2 * PRICE
     clock.now += 16  # the first two are past, the third is not
     for _ in range(3):

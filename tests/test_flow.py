@@ -315,6 +315,16 @@ def test_case_46_one_request_never_costs_two_prices(wallet, window):
     assert wallet.spent() == 0
 
 
+def test_a_refused_payment_is_in_doubt_again_when_what_took_its_place_never_left(wallet):
+    """Otherwise a provider that has charged it after all would be refused once more in vain."""
+    talk = Talk(wallet)
+    channel = payment_of(talk.pay()).channel
+    talk.step(refused(channel, 0, None))
+    with pytest.raises(httpx.ConnectError):
+        talk.flow.throw(httpx.ConnectError("nobody listens"))
+    assert [account.doubtful for account in wallet.file.accounts()] == [PRICE]
+
+
 def test_case_46_nor_do_two_refusals_of_one_request_explain_a_total(wallet):
     talk = Talk(wallet)
     talk.pay()
