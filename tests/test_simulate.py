@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from coincurve import PrivateKey
+from helpers.channels import CONFIG, NETWORK, chain
 from msgspec.structs import replace
-from simulate.book import Asked
+from simulate.book import Asked, Op
+from simulate.chain import EPOCH
 from simulate.cheap import Disk, DiskRows, Signatures
 from simulate.oracle import Oracle
 from simulate.run import Result, simulate
@@ -112,6 +114,20 @@ def test_a_second_payment_is_excused_by_a_clock_that_jumped_before_the_first_was
             now = moment
             act()
     assert bool(oracle.violations) == (jump != 15.0)
+
+
+@pytest.mark.parametrize(("seconds_left", "excused"), [(None, 0), (500, 0), (100, 700), (-5, 700)])
+def test_what_a_flushed_store_hears_of_just_before_a_withdrawal_ends_may_not_be_claimed(
+    seconds_left: int | None, excused: int
+) -> None:
+    oracle, now = Oracle(lambda: 2000.0), EPOCH + 2000
+    channel_id, book = CONFIG.channel_id(NETWORK), oracle.book(CONFIG.channel_id(NETWORK))
+    book.known, book.losses, book.signed = True, 1, 1000
+    begun = 0 if seconds_left is None else now + seconds_left - CONFIG.withdraw_delay_seconds
+    seen = chain(9000, claimed=300, withdraw_requested_at=begun)
+    restored = rules.open_channel(channel_id, NETWORK, CONFIG, seen, 1000)
+    oracle.applied(Op("record"), channel_id, None, restored, 1000 * now)
+    assert (book.late, oracle.violations) == (excused, [])
 
 
 # -- Mutants: the product with one mistake, each found by the oracle -------------------------------

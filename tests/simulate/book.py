@@ -4,11 +4,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from paywall.protocol.limits import HOLD_SECONDS
+from paywall.protocol.channel import Channel
+from paywall.protocol.limits import CHAIN_TIMEOUT_SECONDS, HOLD_SECONDS
 
 TRACE: Final = 60
 """How many events of a channel are kept."""
 HOLD_MS: Final = 1000 * HOLD_SECONDS
+CLAIM_SECONDS: Final = 2 * 30 + CHAIN_TIMEOUT_SECONDS
+"""What is owed is claimed so soon: two rounds at the slowest pace, and a transaction's time."""
 
 
 @dataclass(eq=False)
@@ -74,7 +77,8 @@ class Charge:
 class Book:
     """What the oracle believes of one channel.
 
-    What a fault can take back is written through `put`, which remembers what stood there.
+    What a fault can take back is written through `put`, which remembers what stood there. `late` is
+    what a record owed that came back too late to be claimed.
     """
 
     sums: dict[str, int] = field(default_factory=lambda: {"charged": 0})
@@ -85,6 +89,7 @@ class Book:
     earned: int = 0
     signed: int = 0
     known: bool = False
+    late: int = 0
     losses: int = 0
     trace: deque[tuple[Any, ...]] = field(default_factory=lambda: deque(maxlen=TRACE))
     changes: list[tuple[dict[Any, Any], object, object]] = field(default_factory=list)
@@ -104,3 +109,12 @@ def put(table: dict[Any, Any], key: object, value: object) -> None:
         table.pop(key, None)
     else:
         table[key] = value
+
+
+def too_late(restored: Channel, now: float) -> int:
+    """What a record owes that came back when its payer's withdrawal was as good as over. `now` is
+    in Unix seconds.
+    """
+    begun = restored.chain.withdraw_requested_at
+    ends = begun + restored.config.withdraw_delay_seconds
+    return restored.unclaimed if begun and now > ends - CLAIM_SECONDS else 0

@@ -23,7 +23,8 @@ from typing import Any
 from zlib import crc32
 
 from paywall.protocol.channel import Channel
-from simulate.book import HOLD_MS, Asked, Book, Charge, Held, Op, Run, put
+from simulate.book import HOLD_MS, Asked, Book, Charge, Held, Op, Run, put, too_late
+from simulate.chain import EPOCH
 from simulate.totals import Totals
 
 
@@ -112,8 +113,8 @@ class Oracle:
         if book.known:
             self.counts["records restored"] += 1
             self.totals.restored(channel_id)
-        true = book.earned
-        more = max(0, after.charged - true)
+            book.late = max(book.late, too_late(after, EPOCH + self._now()))
+        more = max(0, after.charged - book.earned)
         self.counts[f"units more in a record {'restored' if book.known else 'begun'}"] += more
         book.known = True
         book.put(book.sums, "charged", after.charged)
@@ -248,11 +249,11 @@ class Oracle:
         book.losses += 1
         self.note(channel_id, "flushed")
 
-    def settled(self, channel_id: bytes) -> None:
+    def settled(self, channel_id: bytes, claimed: int) -> None:
         """All is claimed: what the faults of the store have cost, and whom."""
         book = self.book(channel_id)
-        self.counts["units lost by the provider"] += max(0, book.earned - book.charged)
-        self.counts["units lost by the payer"] += max(0, book.charged - book.earned)
+        self.counts["units lost by the provider"] += max(0, book.earned - claimed)
+        self.counts["units lost by the payer"] += max(0, claimed - book.earned)
         if not book.losses and book.charged < book.earned:
             self.violated(channel_id, "units vanished, and the store has lost nothing")
 

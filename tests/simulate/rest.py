@@ -81,8 +81,7 @@ class Rest:
         """Nobody may be left stuck: whoever may still spend is served, at the third try at most.
 
         Who has lost its file, or rows of it, and finds that its provider has lost its proof, has
-
-        the chain.
+        to ask the chain.
         """
         for agent in self._world.agents:
             for shop in self._world.shops:
@@ -119,9 +118,9 @@ class Rest:
             self._oracle.expect(channel.charged == book.charged, channel_id, "the books differ")
             what = f"{claimed} was claimed of {channel.charged}, and {balance} is there"
             lost = self._withdrawn(shop, channel)
-            self._oracle.counts["units withdrawn before a lease ended"] += lost
+            self._oracle.counts["units withdrawn before they were claimed"] += lost
             self._oracle.expect(claimed == channel.charged - lost, channel_id, what)
-            self._oracle.settled(channel_id)
+            self._oracle.settled(channel_id, claimed)
         earned = self._chain.contract.amount("token", shop.receiver)
         earned -= self._chain.contract.amount("exact", shop.receiver)
         pot = self._chain.contract.pair("pot", shop.receiver)
@@ -129,11 +128,13 @@ class Rest:
 
     def _withdrawn(self, shop: Shop, channel: Channel) -> int:
         """What a payer has withdrawn before it was claimed. That may be where a lease lasted too
-        long, as `paywall.stores.leases` says: its worker died, and the store's clock stepped back.
+        long, as `paywall.stores.leases` says: its worker died, and the store's clock stepped back;
+        and where the store had forgotten what it was owed, until the withdrawal was nearly over.
         """
         balance, _ = self._chain.contract.pair("channel", channel.channel_id)
+        lost = max(0, channel.charged - balance)
         excused = shop.fell_seconds >= DELAY_SECONDS
-        return max(0, channel.charged - balance) if excused else 0
+        return lost if excused else min(lost, self._oracle.book(channel.channel_id).late)
 
     def _count_streams(self) -> None:
         for run in self._oracle.streams:
