@@ -261,8 +261,9 @@ class Forgetful:
         return found
 
 
-async def test_a_turn_is_kept_when_a_renewal_was_written_and_not_heard_of(
-    house: House, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("renewals", [0, 4])
+async def test_a_turn_is_kept_and_given_back_although_renewals_of_it_were_not_heard_of(
+    house: House, monkeypatch: pytest.MonkeyPatch, renewals: int
 ) -> None:
     monkeypatch.setattr("paywall.deposit_turns.HOLD_RENEW_SECONDS", 0.002)
     turns, channel_id = (await house.worker())._batch.deposits._turns, house.agent().channel_id
@@ -271,20 +272,7 @@ async def test_a_turn_is_kept_when_a_renewal_was_written_and_not_heard_of(
         slips.losing = True
         await eventually(lambda: slips.swaps > 2)
         slips.losing, before = False, slips.swaps
-        await eventually(lambda: slips.swaps > before + 4)
-    assert (await slips.read(deposit_turns._key(channel_id)))[0] is None
-
-
-async def test_a_turn_is_given_back_when_its_last_renewal_was_not_heard_of(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("paywall.deposit_turns.HOLD_RENEW_SECONDS", 0.002)
-    turns, channel_id = (await house.worker())._batch.deposits._turns, house.agent().channel_id
-    slips = turns._slips = Forgetful(turns._slips)
-    async with turns.of(channel_id):
-        slips.losing = True
-        await eventually(lambda: slips.swaps > 2)
-        slips.losing = False
+        await eventually(lambda: slips.swaps >= before + renewals)
     assert (await slips.read(deposit_turns._key(channel_id)))[0] is None
 
 
