@@ -46,6 +46,7 @@ from paywall.protocol.errors import (
     TransactionPending,
     Unavailable,
 )
+from paywall.protocol.limits import MAX_CLOCK_SKEW_SECONDS
 from paywall.protocol.once import AnsweredBefore, Ticket
 from paywall.protocol.payers import Errand, PayerLimits
 from paywall.protocol.schemes.batch import BatchTerms, Deposit, DepositPayment, VoucherPayment
@@ -164,6 +165,8 @@ class Deposits:
         if ticket:
             await self._store.look_up(voucher.channel_id, ticket)
         known = await self._store.channel(voucher.channel_id)
+        if known and ticket:
+            known = self._not_running(known, voucher.voucher.amount)
         chain = await self._rehearse(known, payment, price)
         charged = known.charged if known else 0
         errand = await self.payers.deposits(voucher.config.payer, voucher.channel_id, charged)
@@ -174,6 +177,15 @@ class Deposits:
         request = token_hex(8)
         standing = await self._reserve(voucher, price, request, ticket)
         admitted.set_result(Filled(request, standing, mined.transaction if mined else b""))
+
+    def _not_running(self, channel: Channel, amount: int) -> Channel:
+        """Without the hold of this very payment. The store has just said that its time is over, and
+        our own clock may be behind the store's."""
+        soon_ms = int(self._clock() + MAX_CLOCK_SKEW_SECONDS) * 1000
+        for request, hold in channel.holds.items():
+            if hold.amount == amount and hold.deadline_ms <= soon_ms:
+                return rules.release(channel, request)
+        return channel
 
     async def _rehearse(
         self, known: Channel | None, payment: DepositPayment, price: int

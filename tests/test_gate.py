@@ -442,6 +442,18 @@ async def test_a_deposit_sent_again_after_its_answer_was_lost_is_taken(empty: Ho
     assert decoded(await empty.gate.charge(admission, PRICE))["transaction"] == ""
 
 
+async def test_a_deposit_whose_worker_died_is_taken_by_one_whose_clock_is_behind_the_stores(
+    empty: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store says that its hold is over, and that decides."""
+    header = named(empty.agent.fill(1000), 1)
+    await empty.admit(header)
+    empty.clock.now += 50
+    monkeypatch.setattr(empty.store, "_clock", lambda: empty.clock.now + 20)
+    assert (await empty.admit(header)).price == PRICE
+    assert empty.record.held == PRICE
+
+
 @pytest.mark.parametrize(
     ("total", "amount", "reason"),
     [
