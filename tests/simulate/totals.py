@@ -5,8 +5,9 @@ killed in between. Who is refused again meets one of these, or there is a mistak
 
     its payment is counted, and nobody answered it, so the same price again would be a second one:
       a stranger used it up, or another payment restored the record of a store that forgot
-    a stranger used up another payment of its channel, in whose place its request paid anew: one is
-      refused for it, and explains it from then on
+    a stranger used up another payment of its channel, in whose place its request paid anew, or its
+      record was restored with units that were promised for nothing: one is refused for it, and
+      explains it from then on
     the payment that took the place of a refused one got no answer either, and came late again
     a fail-over brought back holds of requests that were answered, which nobody will charge
     its owner asked for a refund: it is the end of what was signed before, and stays set aside when
@@ -47,7 +48,7 @@ class Totals:
         self._now = now
         self._paid: dict[int, Paid] = {}
         self._stolen: set[int] = set()
-        self._used_up: Counter[bytes] = Counter()
+        self._unexplained: Counter[bytes] = Counter()
         self._anew: set[int] = set()
         self._late: set[int] = set()
         self._restored: dict[bytes, float] = {}
@@ -66,11 +67,12 @@ class Totals:
     def stolen(self, goal: int) -> None:
         """A stranger will send the payment too."""
         self._stolen.add(goal)
-        self._used_up[self.channel_of(goal)] += 1
+        self._unexplained[self.channel_of(goal)] += 1
 
     def restored(self, channel_id: bytes) -> None:
         """A payment has restored a lost record, with what was promised before it."""
         self._restored[channel_id] = self._now()
+        self._unexplained[channel_id] += 1
 
     def brought_back(self, channel_id: bytes) -> None:
         """A fail-over has made a charge a hold again."""
@@ -95,9 +97,6 @@ class Totals:
         now, paid = self._now(), self._paid.get(goal, NOTHING)
         if goal in self._stolen:
             return "payments that a stranger used up"
-        if self._used_up[paid.channel_id] > 0:
-            self._used_up[paid.channel_id] -= 1
-            return "payments refused because a stranger had used up another"
         if goal in self._late:
             return "payments refused that came too late for the second time"
         if paid.since <= self._restored.get(paid.channel_id, -inf) + PATIENCE_SECONDS:
@@ -107,4 +106,7 @@ class Totals:
             return "payments refused for a refund that their owner asked for"
         if now <= self._brought_back.get(paid.channel_id, -inf) + HOLD_SECONDS:
             return "payments refused for holds that a fail-over brought back"
+        if self._unexplained[paid.channel_id] > 0:
+            self._unexplained[paid.channel_id] -= 1
+            return "payments refused for what a stranger or a lost record left unexplained"
         return None
