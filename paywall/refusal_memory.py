@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from paywall.protocol.channel import RefusedByChannel
-from paywall.protocol.channel_state import without_expired
 from paywall.protocol.errors import Reason
 from paywall.protocol.limits import REFUSALS_PER_MINUTE
 from paywall.protocol.once import RefusedBefore, Ticket
@@ -39,13 +38,10 @@ class RefusalMemory:
     ) -> RefusedByChannel | RefusedBefore:
         """The refusal of a payment that was refused before, with the channel as it is now.
 
-        A hold that nobody will charge is not shown: its payer would take it for another payment.
+        With every hold that the store has: by its clock, and not by ours, their time is over.
         """
         channel = await self._store.channel(channel_id)
-        if channel is None:
-            return before
-        shown = without_expired(channel, int(self._clock() * 1000))
-        return RefusedByChannel(Reason.CUMULATIVE_MISMATCH, shown)
+        return RefusedByChannel(Reason.CUMULATIVE_MISMATCH, channel) if channel else before
 
     def _may_keep(self, channel_id: bytes) -> bool:
         minute = int(self._clock() // 60)
