@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fuzz.mutate import Mutator
 from fuzz.target import Target
 from fuzz.targets import TARGETS
+from paywall import refusal_queue
 
 FOUND: Final = Path(".fuzz")
 SLOW_SECONDS: Final = 1.0
@@ -107,6 +108,8 @@ def _guided(name: str, seconds: int) -> None:
 
 
 def main() -> None:
+    # Who was refused is waited for half a second, and nobody comes back here.
+    setattr(refusal_queue, "TURN_SECONDS", 0.0)  # noqa: B010 - a constant elsewhere
     logging.disable(logging.CRITICAL)
     parser = argparse.ArgumentParser(prog="fuzz", description="hostile input, by the million")
     parser.add_argument("--inputs", type=int, default=1_000_000)
