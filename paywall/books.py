@@ -116,8 +116,9 @@ class Books:
             self._end(promise, _kept, "paid", agreed, receipt.transaction)
             self.stop(promise, f"it charged {charged} where {agreed} was agreed", receipt)
         outcome = _settled(promise, charged, total, goes_on)
-        ended = self._end(promise, outcome, "paid", charged, receipt.transaction)
-        _refuse_late(promise, ended or not goes_on)
+        is_open = self._end(promise, outcome, "paid", charged, receipt.transaction)
+        if goes_on and not is_open:
+            raise _too_late(promise)
         return charged
 
     def release(self, promise: AnyPromise, goes_on: bool = False) -> None:
@@ -136,8 +137,9 @@ class Books:
                 account = replace(account, no_top_up_before=pause)
             return account if goes_on else _doubting(account, payment.price)
 
-        ended = self._end(promise, released, "refused", promise.intent.price)
-        _refuse_late(promise, ended or not goes_on)
+        is_open = self._end(promise, released, "refused", promise.intent.price)
+        if goes_on and not is_open:
+            raise _too_late(promise)
 
     def given_up(self, promise: AnyPromise) -> None:
         """The request of a refused payment has ended, and nothing else was paid for it."""
@@ -198,8 +200,8 @@ class Books:
     ) -> bool:
         """The end of a payment: taken out, its channel changed, and those who wait woken.
 
-        False for one that took so long that it was counted as forgotten, or will be, because this
-        could not be written down: it is spent.
+        Whether it was open until now. One that is not is spent: it took so long that it was counted
+        as forgotten, or will be, because this could not be written down.
         """
         try:
             events = self._ended(promise, outcome, word, amount, transaction)
@@ -296,11 +298,10 @@ def _doubting(account: Account, price: int) -> Account:
     return replace(account, doubtful=account.doubtful + price)
 
 
-def _refuse_late(promise: Promise, is_open: bool) -> None:
-    if not is_open:
-        raise PaymentLost(
-            f"a payment to {promise.intent.origin} was refused so late that it counts as spent"
-        )
+def _too_late(promise: Promise) -> PaymentLost:
+    return PaymentLost(
+        f"a payment to {promise.intent.origin} was refused when it counted as spent already"
+    )
 
 
 def _charged(receipt: SettlementResponse) -> tuple[int, int | None]:

@@ -4,7 +4,8 @@ What our books count already needs no proof. More is explained by payments that 
 or cost less, as far as we have signed so much; or needs a signature that our books do not know
 (somebody else has this key, or the state was lost). A payment explains nothing while its request
 goes on, nor when another was made in its place: that would be a second price for one answer. So a
-provider that lies gains, at most, one price for each request, and a unit where one is paid anew.
+provider that lies gains, at most, one price of each request on a channel, and a unit where it is
+paid anew.
 Where a stranger has used such a payment, one more request is refused, and that price explains it.
 A provider that keeps a window names our highest total where a lower one is not new to it. Where
 others of our payments have signed that, so much of it is adopted as is explained; what we sign next

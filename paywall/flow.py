@@ -98,17 +98,20 @@ def _anew(
             remember(wallet, request, refusal)
             made = refused if isinstance(refused, Promise) else None
             quote = _next_quote(wallet, refused.intent, refusal, tried, made)
-            anew = yield from _agree(wallet, request, quote)
-            if (
-                made
-                and isinstance(anew, Promise)
-                and anew.intent.channel_id == made.intent.channel_id
-            ):
-                anew = replace(anew, instead_of=made.intent.price)
+            anew = _in_place_of(made, (yield from _agree(wallet, request, quote)))
         return anew
     finally:
         if anew is None:
             wallet.books.given_up(refused)
+
+
+def _in_place_of(refused: Promise | None, anew: AnyPromise) -> AnyPromise:
+    """What is paid anew, and knows what was refused on its channel: see `Books.unsent`."""
+    if refused is None or not isinstance(anew, Promise):
+        return anew
+    if anew.intent.channel_id != refused.intent.channel_id:
+        return anew
+    return replace(anew, instead_of=refused.intent.price)
 
 
 def _first_try(wallet: Wallet, request: httpx.Request) -> Agreement[AnyPromise | None]:

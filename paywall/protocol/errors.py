@@ -140,7 +140,8 @@ class ProviderMisbehaved(AgentError):
 
 
 class PaymentLost(AgentError):
-    """A payment left, and no answer came back, even to the same payment sent again."""
+    """A payment left, and no answer came back, even to the same payment sent again; or a refusal
+    did, when the payment counted as spent already."""
 
 
 __all__ = [

@@ -204,6 +204,9 @@ class FaultyStore(MemoryStore):
     async def renew(self, *args: Any) -> Any:
         return await self._through("renew", partial(super().renew, *args))
 
+    async def take(self, *args: Any) -> Any:
+        return await self._through("take", partial(super().take, *args))
+
     async def record(self, *args: Any) -> Any:
         return await self._through("record", partial(super().record, *args))
 
